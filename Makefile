@@ -1,0 +1,51 @@
+# Two commands do all set-up on a machine that has only Python (3.11 or newer) and make:
+#   make learn    learn a forecaster from a real stream
+#   make test     lint, types, documentation and tests
+# Both keep what they install in .venv and are fast the second time.
+
+PYTHON  ?= python3
+WORKERS ?= 2
+OUT     ?= runs/seattle
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet
+
+.PHONY: help learn test lint types docs tests format clean
+
+help:
+	@sed -n '1,4s/^# //p' Makefile
+
+learn: .venv/.learn
+	$(BIN)/streamgrad learn seattle-temps --target temp --horizon 24 --period 24 --out $(OUT)
+
+test: lint types docs tests
+
+lint: .venv/.all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.all
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: .venv/.all
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+tests: .venv/.all
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+format: .venv/.all
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv site runs .pytest_cache .ruff_cache
+
+# A stamp is written only when its installation ended well.
+.venv/.learn: EXTRAS = cli,data
+.venv/.all: EXTRAS = all
+.venv/.learn .venv/.all: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    f"streamgrad needs Python 3.11 or newer; $(PYTHON) is {sys.version.split()[0]}. Try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable '.[$(EXTRAS)]'
+	@touch $@
