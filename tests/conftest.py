@@ -1,4 +1,4 @@
-"""Every test runs in float64, under strict dtype promotion, with shapes and types checked at each call.
+"""Every test runs in float64, under strict dtype promotion, with shapes checked at each call.
 
 The settings go through `jax.config` and not the environment, so that a test that starts a process
 (the command line, a cold import) runs it as a user does.

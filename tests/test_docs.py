@@ -1,0 +1,46 @@
+"""The documentation tells what the code does: every Python block of a page runs, in order."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+
+
+def script(page: str) -> str:
+    """The Python blocks of a page on their own lines, so that a traceback points into the page."""
+    lines = [""] * (page.count("\n") + 1)
+    for block in BLOCK.finditer(page):
+        first = page.count("\n", 0, block.start(1))
+        code = block[1].splitlines()
+        lines[first : first + len(code)] = code
+    return "\n".join(lines)
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if BLOCK.search(page.read_text("utf-8"))],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
+def test_snippets_run(page, tmp_path):
+    file = tmp_path / f"{page.stem}.py"
+    file.write_text(script(page.read_text("utf-8")), "utf-8")
+    done = run(str(file), cwd=tmp_path)
+    assert done.returncode == 0, f"{page.relative_to(ROOT)}\n{done.stderr}"

@@ -1,0 +1,159 @@
+"""The shape of the house: who imports whom, which names are public, what a bare import costs."""
+
+import ast
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import streamgrad as sg
+
+PACKAGE = Path(sg.__file__).parent
+ROOT = PACKAGE.parent.parent
+
+# A module imports from its own layer and from those above it in this list.
+LAYERS = [
+    {"_static", "_dependence", "structure", "wiring", "cells"},
+    {"influence", "algorithms"},
+    {"recurrent"},
+    {"nn", "readout", "losses", "learner", "explain", "check"},
+    {"data", "checkpoint", "tasks", "experiments"},
+    {"cli", "report"},
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+CORE_RANK = RANK["learner"]
+CORE_LIBRARIES = {"jax", "equinox", "optax", "jaxtyping", "numpy"}
+EXTRA_LIBRARIES = {"cells/function.py": {"asdex"}, "checkpoint.py": {"safetensors"}}
+HEAVY = {
+    *("asdex", "matplotlib", "numba", "pandas", "pyarrow", "rich", "safetensors"),
+    *("statsmodels", "tyro", "vega_datasets"),
+}
+
+PUBLIC = {
+    "": """cells wiring nn losses Recurrent Learner Readout RTRL SnAp TBPTT BPTT Spatial Frozen
+           explain check_gradients inference""",
+    "cells": """Vanilla GRU LSTM LeakyRNN IndRNN MinGRU LRU RTU LIF ALIF Chain Function""",
+    "wiring": "Dense Sparse Blocks Columns",
+    "losses": "mse",
+}
+NAMES = [(space, name) for space, names in PUBLIC.items() for name in names.split()]
+CELLS = set(PUBLIC["cells"].split())
+ALGORITHMS = {"RTRL", "SnAp", "TBPTT", "BPTT", "Spatial", "Frozen"}
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+each_source = pytest.mark.parametrize(
+    "path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix()
+)
+
+
+def top(path: Path) -> str:
+    """The child of the package that a file belongs to: `cells/gru.py` -> `cells`."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, at the top or within a function, with its full name."""
+    parts = ["streamgrad", *path.relative_to(PACKAGE).with_suffix("").parts]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = parts[: -node.level] if node.level else []
+            module = [*base, *(node.module.split(".") if node.module else [])]
+            # `from . import cells` names a module only in its last part.
+            yield from (".".join([*module, alias.name]) for alias in node.names)
+
+
+def identifiers(path: Path) -> set[str]:
+    """Names used in the code of a file; its docstrings and comments may say what they like."""
+    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    return {node.id for node in nodes if isinstance(node, ast.Name)} | {
+        node.attr for node in nodes if isinstance(node, ast.Attribute)
+    }
+
+
+@each_source
+def test_imports_go_one_way(path):
+    here = top(path)
+    if here.startswith("__"):
+        return  # __init__ and __main__ gather everything
+    assert here in RANK, f"{here} has no layer yet: give it one in LAYERS"
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("streamgrad.")}
+    for other in sorted(used & RANK.keys()):
+        assert RANK[other] <= RANK[here], f"{here} imports {other}, which stands above it"
+
+
+@each_source
+def test_the_core_stands_on_few_libraries(path):
+    if RANK.get(top(path), 0) > CORE_RANK:
+        return
+    allowed = CORE_LIBRARIES | EXTRA_LIBRARIES.get(path.relative_to(PACKAGE).as_posix(), set())
+    used = {name.split(".")[0] for name in imports(path)} - {"streamgrad"}
+    assert used - allowed <= set(sys.stdlib_module_names)
+
+
+@each_source
+def test_cells_and_algorithms_do_not_know_each_other(path):
+    if top(path) == "algorithms":
+        assert not any(name.startswith("streamgrad.cells") for name in imports(path))
+        assert not identifiers(path) & CELLS
+    elif top(path) == "cells":
+        assert not any(name.startswith("streamgrad.algorithms") for name in imports(path))
+        assert not identifiers(path) & ALGORITHMS
+
+
+@each_source
+def test_nothing_private_or_unsafe(path):
+    names = list(imports(path))
+    assert not [name for name in names if name.startswith("jax._src")]
+    assert not {name.split(".")[0] for name in names} & {"pickle", "cloudpickle", "dill", "shelve"}
+    assert not identifiers(path) & {"eval", "exec", "_src"}
+
+
+@each_source
+def test_files_stay_short(path):
+    assert len(path.read_text("utf-8").splitlines()) <= 500
+
+
+def test_a_bare_import_loads_nothing_heavy():
+    script = "import sys, streamgrad; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+    loaded = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert "streamgrad" in loaded
+    assert not HEAVY & set(loaded)
+
+
+@pytest.mark.parametrize(("space", "name"), NAMES, ids=[f"{s}.{n}".strip(".") for s, n in NAMES])
+def test_public_names_exist_and_are_documented(space, name):
+    thing = getattr(getattr(sg, space) if space else sg, name)
+    assert inspect.getdoc(thing), f"{name} has no docstring"
+    if inspect.isclass(thing):
+        for method, function in inspect.getmembers(thing, inspect.isfunction):
+            ours = function.__module__.startswith("streamgrad")
+            if ours and not method.startswith("_"):
+                assert inspect.getdoc(getattr(thing, method)), f"{name}.{method} has no docstring"
+
+
+def test_all_is_complete_and_documented():
+    assert {name for space, name in NAMES if not space} <= set(sg.__all__)
+    for name in sg.__all__:
+        thing = getattr(sg, name)
+        assert isinstance(thing, str) or inspect.getdoc(thing), f"{name} has no docstring"
+
+
+def test_version_is_kept_in_one_place():
+    pyproject = (ROOT / "pyproject.toml").read_text("utf-8")
+    version = next(
+        line.split('"')[1] for line in pyproject.splitlines() if line.startswith("version")
+    )
+    assert not [path for path in SOURCES if f'"{version}"' in path.read_text("utf-8")]
