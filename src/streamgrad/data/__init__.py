@@ -1,0 +1,8 @@
+"""Streams of rows: files of any length, standard input, and small real series by name.
+
+This package is for the command line and the experiments; the core never imports it.
+"""
+
+from streamgrad.data.errors import SourceError as SourceError
+from streamgrad.data.sources import Source as Source, open_source as open_source
+from streamgrad.data.series import SERIES as SERIES, Series as Series
