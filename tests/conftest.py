@@ -4,10 +4,16 @@ The settings go through `jax.config` and not the environment, so that a test tha
 (the command line, a cold import) runs it as a user does.
 """
 
+import typing
+
 import jax
+from beartype import BeartypeConf, FrozenDict, beartype
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-install_import_hook("streamgrad", "beartype.beartype")
+# Methods are decorated one by one, and there `Self` says nothing that could be checked.
+checked = beartype(conf=BeartypeConf(hint_overrides=FrozenDict({typing.Self: object})))
+
+install_import_hook("streamgrad", f"{__name__}.checked")

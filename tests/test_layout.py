@@ -17,7 +17,7 @@ ROOT = PACKAGE.parent.parent
 
 # A module imports from its own layer and from those above it in this list.
 LAYERS = [
-    {"_static", "_dependence", "structure", "wiring", "cells"},
+    {"_dependence", "_dtypes", "_static", "structure", "wiring", "cells"},
     {"influence", "algorithms"},
     {"recurrent"},
     {"nn", "readout", "losses", "learner", "explain", "check"},
@@ -26,8 +26,8 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 CORE_RANK = RANK["learner"]
-CORE_LIBRARIES = {"jax", "equinox", "optax", "jaxtyping", "numpy"}
-EXTRA_LIBRARIES = {"cells/function.py": {"asdex"}, "checkpoint.py": {"safetensors"}}
+CORE_LIBRARIES = {"jax", "equinox", "optax", "jaxtyping", "numpy", "scipy"}
+EXTRA_LIBRARIES = {"cells/_function.py": {"asdex"}, "checkpoint.py": {"safetensors"}}
 HEAVY = {
     *("asdex", "matplotlib", "numba", "pandas", "pyarrow", "rich", "safetensors"),
     *("statsmodels", "tyro", "vega_datasets"),
@@ -98,12 +98,11 @@ def test_the_core_stands_on_few_libraries(path):
 
 @each_source
 def test_cells_and_algorithms_do_not_know_each_other(path):
-    if top(path) == "algorithms":
-        assert not any(name.startswith("streamgrad.cells") for name in imports(path))
-        assert not identifiers(path) & CELLS
+    named = identifiers(path) | {name.split(".")[-1] for name in imports(path)}
+    if top(path) in ("algorithms", "influence"):
+        assert not named & CELLS  # contracts such as `Core` are all that an algorithm knows
     elif top(path) == "cells":
-        assert not any(name.startswith("streamgrad.algorithms") for name in imports(path))
-        assert not identifiers(path) & ALGORITHMS
+        assert not named & ALGORITHMS
 
 
 @each_source
@@ -144,16 +143,11 @@ def test_public_names_exist_and_are_documented(space, name):
                 assert inspect.getdoc(getattr(thing, method)), f"{name}.{method} has no docstring"
 
 
-def test_all_is_complete_and_documented():
-    assert {name for space, name in NAMES if not space} <= set(sg.__all__)
-    for name in sg.__all__:
-        thing = getattr(sg, name)
-        assert isinstance(thing, str) or inspect.getdoc(thing), f"{name} has no docstring"
+def test_whatever_is_public_is_documented():
+    for name, thing in vars(sg).items():
+        if not name.startswith("_"):
+            assert inspect.getdoc(thing), f"{name} has no docstring"
 
 
 def test_version_is_kept_in_one_place():
-    pyproject = (ROOT / "pyproject.toml").read_text("utf-8")
-    version = next(
-        line.split('"')[1] for line in pyproject.splitlines() if line.startswith("version")
-    )
-    assert not [path for path in SOURCES if f'"{version}"' in path.read_text("utf-8")]
+    assert f'"{sg.__version__}"' not in (ROOT / "pyproject.toml").read_text("utf-8")
