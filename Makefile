@@ -28,7 +28,7 @@ types: .venv/.all
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: .venv/.all
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 tests: .venv/.all
 	$(BIN)/python -m pytest -n $(WORKERS)

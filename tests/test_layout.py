@@ -145,7 +145,7 @@ def test_public_names_exist_and_are_documented(space, name):
 
 def test_whatever_is_public_is_documented():
     for name, thing in vars(sg).items():
-        if not name.startswith("_"):
+        if not name.startswith("_") and name != "jaxtyping":  # which the import hook adds
             assert inspect.getdoc(thing), f"{name} has no docstring"
 
 
