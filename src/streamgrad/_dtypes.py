@@ -1,0 +1,32 @@
+"""Precision, named once. NumPy's promotion is used, since JAX may be told to refuse any."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def default_dtype(dtype=None) -> np.dtype:
+    """The given real dtype, or JAX's default one (float32, float64 under x64).
+
+    Raises `TypeError` for a dtype that is not real floating point."""
+    chosen = jax.dtypes.canonicalize_dtype(jnp.dtype(float if dtype is None else dtype))
+    if not jnp.issubdtype(chosen, jnp.floating):
+        raise TypeError(f"Weights must be of a real floating dtype, got {chosen}: use float32, float64 or bfloat16.")
+    return chosen
+
+
+def trace_dtype(dtype) -> np.dtype:
+    """Traces are at least float32: in bfloat16 a decay of .999 is 1."""
+    return np.promote_types(dtype, np.float32)
+
+
+def complex_dtype(dtype) -> np.dtype:
+    """The complex dtype of a real one, at least complex64."""
+    return np.promote_types(dtype, np.complex64)
+
+
+def real_dtype(dtype) -> np.dtype:
+    """The real dtype of the same precision."""
+    return jnp.finfo(dtype).dtype

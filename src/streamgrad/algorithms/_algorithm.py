@@ -1,0 +1,133 @@
+"""What a learning algorithm is: a way of keeping the influence J = ds/dθ small."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any, ClassVar, Literal, Self
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from ..cells import Core
+
+
+class Carry(eqx.Module):
+    """What a recurrent layer carries from one step to the next.
+
+    - `state`: of the recurrence;
+    - `trace`: whatever the algorithm keeps of the past, () when nothing.
+    """
+
+    state: PyTree[Array]
+    trace: PyTree[Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Traits:
+    """What an algorithm promises on a given core: computed, and held to by the tests.
+
+    - `bias`: of the gradient for frozen weights; `reason`: the proof or the cause, a sentence;
+    - `exact_at_one_step`: whether the gradient of the first step equals backprop's;
+    - `zero_leaves`: patterns of leaf names whose gradient is zero by definition;
+    - `kept`, `full`: entries of J inside the pattern, and of J at large (a complex entry counts once);
+    - `bytes`: allocated for the trace; `flops`: of one trace update, multiply and add counted apart;
+    - `layout`: how the trace is laid out; `reference`: where the algorithm comes from.
+    """
+
+    bias: Literal["exact", "unbiased", "biased"]
+    reason: str
+    exact_at_one_step: bool
+    zero_leaves: tuple[str, ...]
+    kept: int
+    full: int
+    bytes: int
+    flops: int
+    layout: str
+    reference: str
+
+
+class Algorithm(eqx.Module):
+    """A learning algorithm: hyperparameters, and the leaves that it learns itself, if any.
+
+    `credit` says where the past lives: in the `"trace"`, so that `jax.grad` of one step's loss is the online
+    gradient, or in the `"carry"`, so that a window of steps must be differentiated (`BPTT`).
+    """
+
+    credit: ClassVar[Literal["trace", "carry"]] = "trace"
+
+    def bind(self, core: Core, state: PyTree, x: Any) -> Self:
+        """Fit the algorithm to a core, from shapes alone: make patterns, refuse what does not fit."""
+        del core, state, x
+        return self
+
+    @abc.abstractmethod
+    def init(self, core: Core, state: PyTree[Array], *, key: PRNGKeyArray) -> PyTree[Array]:
+        """The trace before the first step."""
+
+    @abc.abstractmethod
+    def step(self, core: Core, carry: Carry, x: Array, *, context: PyTree | None = None) -> Carry:
+        """One step of the recurrence and of the trace."""
+
+    @abc.abstractmethod
+    def traits(self, core: Core) -> Traits:
+        """What holds of this algorithm on this core."""
+
+
+class Online(Algorithm):
+    """An algorithm whose past lives in its trace. A subclass writes `advance` and `pullback`, apart because
+    in a stack dL/ds exists only after every layer has advanced; `step` is final.
+
+    The backward rule of `step`: the core gets `pullback` of dL/ds, the input gets the ordinary derivative
+    of this step, and the old carry gets nothing.
+    """
+
+    @abc.abstractmethod
+    def advance(
+        self, core: Core, trace: PyTree[Array], state: PyTree[Array], x: Array, context: PyTree | None
+    ) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
+        """Along time: the new state, the new trace, and what `pullback` needs."""
+
+    @abc.abstractmethod
+    def pullback(self, core: Core, residual: PyTree[Array], cotangent: PyTree[Array]) -> tuple[Self | None, Core | None]:
+        """Across space: dL/ds to gradients shaped like the algorithm and the core (None: all zero)."""
+
+    def step(self, core: Core, carry: Carry, x: Array, *, context: PyTree | None = None) -> Carry:
+        return _online_step((self, core, x), jax.lax.stop_gradient(carry), context)
+
+
+@eqx.filter_custom_vjp
+def _online_step(differentiable, carry, context):
+    algorithm, core, x = differentiable
+    state, trace, _ = algorithm.advance(core, carry.trace, carry.state, x, context)
+    return Carry(state, trace)
+
+
+@_online_step.def_fwd
+def _online_fwd(perturbed, differentiable, carry, context):
+    del perturbed
+    algorithm, core, x = differentiable
+    state, trace, residual = algorithm.advance(core, carry.trace, carry.state, x, context)
+    return Carry(state, trace), (residual, carry.state)
+
+
+@_online_step.def_bwd
+def _online_bwd(residuals, cotangent, perturbed, differentiable, carry, context):
+    del carry, context
+    algorithm, core, x = differentiable
+    residual, state = residuals
+    new = eqx.filter_eval_shape(core, state, x)
+    by_state = jax.tree.map(
+        lambda shape, ct: jax.numpy.zeros(shape.shape, shape.dtype) if ct is None else ct,
+        new,
+        cotangent.state,
+        is_leaf=lambda leaf: leaf is None,
+    )
+    by_algorithm, by_core = algorithm.pullback(core, residual, by_state)
+    by_x = jax.vjp(lambda x: core(state, x), x)[1](by_state)[0] if perturbed[2] else None
+    return (
+        eqx.filter(algorithm, False) if by_algorithm is None else by_algorithm,
+        eqx.filter(core, False) if by_core is None else by_core,
+        by_x,
+    )

@@ -1,0 +1,93 @@
+"""No temporal credit at all."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+
+from ._algorithm import Online, Traits
+
+
+class Spatial(Online):
+    r"""Spatial backpropagation: the recurrent term is stopped, so that nothing gets credit through the past.
+
+    $$g_t = \frac{\partial L_t}{\partial s_t} \frac{\partial f}{\partial\theta}(\theta, s_{t-1}, x_t)$$
+
+    for the parameters through which the input enters; those that act on the past alone (recurrent weights,
+    an LRU's λ) get zero. `TBPTT(1)` is the same with their one-step gradient.
+
+    Raises `TypeError`, when bound, for cores that cannot tell which parameters act on the past.
+
+    Reference: the spatial baseline of Zucchet et al., 2023 (2305.15947).
+    """
+
+    def bind(self, core, state, x):
+        del state, x
+        core.acts_on_state()
+        return self
+
+    def init(self, core, state, *, key):
+        del core, state, key
+        return ()
+
+    def advance(self, core, trace, state, x, context):
+        del trace, context
+        return core(state, x), (), (state, x)
+
+    def pullback(self, core, residual, cotangent):
+        return None, _instantaneous(core, *residual, cotangent, core.acts_on_state())
+
+    def traits(self, core):
+        return _memoryless(core, "nothing gets credit through the past", "Zucchet et al. 2023, arXiv 2305.15947", False)
+
+
+class Frozen(Online):
+    r"""A reservoir: the recurrence keeps its first weights, and only what lies above it learns.
+
+    The input still gets the derivative of this step, so that layers below a frozen one learn spatially.
+
+    Reference: Jaeger, The echo state approach, 2001.
+    """
+
+    def init(self, core, state, *, key):
+        del core, state, key
+        return ()
+
+    def advance(self, core, trace, state, x, context):
+        del trace, context
+        return core(state, x), (), ()
+
+    def pullback(self, core, residual, cotangent):
+        del core, residual, cotangent
+        return None, None
+
+    def traits(self, core):
+        return _memoryless(core, "the recurrence does not learn", "Jaeger 2001", True)
+
+
+def _instantaneous(core, state, x, cotangent, stopped):
+    """∂L/∂s times ∂f/∂θ at this step, with None for stopped leaves."""
+    parameters, fixed = eqx.partition(core, eqx.is_inexact_array)
+    gradient = jax.vjp(lambda p: eqx.combine(p, fixed)(state, x), parameters)[1](cotangent)[0]
+    return jax.tree.map(lambda stop, leaf: leaf * 0 if stop else leaf, stopped, gradient)
+
+
+def _memoryless(core, reason, reference, frozen):
+    structure = core.structure
+    return Traits(
+        bias="biased",
+        reason=reason,
+        exact_at_one_step=False,
+        zero_leaves=("*",) if frozen else _acting_on_state(core),
+        kept=0,
+        full=structure.rows * structure.parameters,
+        bytes=0,
+        flops=0,
+        layout="nothing is kept",
+        reference=reference,
+    )
+
+
+def _acting_on_state(core):
+    marks = jax.tree_util.tree_leaves_with_path(core.acts_on_state())
+    return tuple(jax.tree_util.keystr(path) for path, stop in marks if stop is True)

@@ -1,0 +1,74 @@
+"""What SnAp and RTRL share: an algorithm that keeps a structured influence."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+
+import equinox as eqx
+import jax
+
+from ..influence import Layout, plan
+from ._algorithm import Online, Traits
+
+
+class Structured(Online):
+    r"""Keeps $J_t = M \circ (I_t + D_t J_{t-1})$; a subclass says which pattern M."""
+
+    layout: Layout | None = eqx.field(static=True, default=None, kw_only=True, repr=False)
+
+    @property
+    @abc.abstractmethod
+    def order(self) -> int | None:
+        """n of the pattern `M_n`; None for the closed one."""
+
+    def bind(self, core, state, x):
+        del state, x
+        return dataclasses.replace(self, layout=plan(core, self.order))
+
+    def _bound(self) -> Layout:
+        if self.layout is None:
+            raise ValueError(
+                f"{type(self).__name__} was used before it knew its cell: give it to sg.Recurrent(cell, algorithm), "
+                "or call algorithm.bind(core, state, x) first."
+            )
+        return self.layout
+
+    def init(self, core, state, *, key):
+        del state, key
+        return self._bound().init(core)
+
+    def advance(self, core, trace, state, x, context):
+        del context
+        state, trace = self._bound().advance(core, trace, state, x)
+        return state, trace, trace
+
+    def pullback(self, core, residual, cotangent):
+        return None, self._bound().pullback(core, residual, cotangent)
+
+    def _traits(self, core, name: str, reference: str) -> Traits:
+        structure, layout = core.structure, self._bound()
+        n = structure.horizon() if self.order is None else self.order
+        exact = structure.closed(n)
+        trace = jax.eval_shape(layout.init, core)
+        reached, all_ = structure.kept(n), structure.rows * structure.parameters
+        if exact:
+            reason = f"no parameter reaches a new unit after {n} step{'s'[: n != 1]}: M_{n + 1} = M_{n}"
+        else:
+            missing = structure.kept(structure.horizon()) - reached
+            reason = (
+                f"M_{n + 1} is larger than M_{n}: parameters reach further units after {n} step{'s'[: n != 1]}, and "
+                f"{missing:,} entries of J that exact RTRL keeps are dropped"
+            )
+        return Traits(
+            bias="exact" if exact else "biased",
+            reason=reason,
+            exact_at_one_step=True,
+            zero_leaves=(),
+            kept=reached,
+            full=all_,
+            bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trace)),
+            flops=layout.flops(core),
+            layout=layout.describe(),
+            reference=reference,
+        )

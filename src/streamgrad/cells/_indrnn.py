@@ -1,0 +1,46 @@
+"""Independently recurrent networks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ._unit_cell import UnitCell
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unit:
+    activation: Callable
+
+    def __call__(self, state, drives):
+        return (self.activation(drives[0] + drives[1] * state[0]),)
+
+
+class IndRNN(UnitCell):
+    r"""Independently recurrent network: $h' = \phi(W x + u \circ h + b)$; SnAp-1 is exact.
+
+    Parameters: `weight_x` (in, 1, units); `bias` (2, units) holds b and u, u ~ U(0, 1) at the start.
+
+    Reference: Li et al., 2018 (1803.04831).
+    """
+
+    activation: Callable = eqx.field(static=True)
+
+    hears_x = (0,)
+    biased = (0, 1)
+    bias_on_state = (1,)
+
+    def __init__(self, in_size, units, *, key, activation: Callable = jax.nn.relu, **options):
+        key, key_u = jax.random.split(key)
+        super().__init__(in_size, units, key=key, **options)
+        self.activation = activation
+        u = jax.random.uniform(key_u, (units,), self.bias.dtype)
+        self.bias = jnp.stack([self.bias[0], u])
+
+    @property
+    def unit(self):
+        return _Unit(self.activation)

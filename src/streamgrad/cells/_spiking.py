@@ -1,0 +1,120 @@
+"""Leaky integrate-and-fire units, with surrogate gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ._unit_cell import UnitCell
+
+
+@jax.custom_jvp
+def spike(v):
+    r"""Heaviside step with the pseudo-derivative $\psi(v) = 0.3 \max(0, 1 - |v|)$ (Bellec et al. 2020)."""
+    return (v > 0).astype(v.dtype)
+
+
+@spike.defjvp
+def _spike_jvp(primals, tangents):
+    (v,), (dv,) = primals, tangents
+    return spike(v), 0.3 * jnp.maximum(0, 1 - jnp.abs(v)) * dv
+
+
+@dataclasses.dataclass(frozen=True)
+class _LIF:
+    decay: float
+    threshold: float
+
+    def __call__(self, state, drives):
+        (v, z), (i,) = state, drives
+        v = self.decay * v + i - z * self.threshold
+        return v, spike((v - self.threshold) / self.threshold)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ALIF:
+    decay: float
+    threshold: float
+    adaptation_decay: float
+    adaptation: float
+
+    def __call__(self, state, drives):
+        (v, b, z), (i,) = state, drives
+        b = self.adaptation_decay * b + z
+        v = self.decay * v + i - z * self.threshold
+        return v, b, spike((v - self.threshold - self.adaptation * b) / self.threshold)
+
+
+class LIF(UnitCell):
+    r"""Leaky integrate-and-fire: v' = α v + W_x x + W_h z + b - z ϑ, z' = H(v' - ϑ).
+
+    The step H has the pseudo-derivative of `spike`; "exact" below means exact for that derivative.
+    `decay` is α, `threshold` ϑ. State (v, z) as (2, units); output and signal to other units: z.
+
+    Reference: Bellec et al., 2020 (e-prop).
+    """
+
+    decay: float = eqx.field(static=True)
+    threshold: float = eqx.field(static=True)
+
+    hears_x = hears_h = biased = (0,)
+    entries = 2
+    emits = 1
+
+    def __init__(self, in_size, units, *, decay: float = 0.9, threshold: float = 1.0, **options):
+        _check_neuron(decay=decay, threshold=threshold)
+        super().__init__(in_size, units, **options)
+        self.decay, self.threshold = float(decay), float(threshold)
+
+    @property
+    def unit(self):
+        return _LIF(self.decay, self.threshold)
+
+
+class ALIF(UnitCell):
+    r"""Adaptive LIF: the threshold rises by `adaptation` times b' = ρ b + z.
+
+    As `LIF`, with ρ = `adaptation_decay`. State (v, b, z) as (3, units); output z.
+
+    Reference: Bellec et al., 2018 (1803.09574), 2020.
+    """
+
+    decay: float = eqx.field(static=True)
+    threshold: float = eqx.field(static=True)
+    adaptation_decay: float = eqx.field(static=True)
+    adaptation: float = eqx.field(static=True)
+
+    hears_x = hears_h = biased = (0,)
+    entries = 3
+    emits = 2
+
+    def __init__(
+        self,
+        in_size,
+        units,
+        *,
+        decay: float = 0.9,
+        threshold: float = 1.0,
+        adaptation_decay: float = 0.99,
+        adaptation: float = 0.1,
+        **options,
+    ):
+        _check_neuron(decay=decay, threshold=threshold, adaptation_decay=adaptation_decay)
+        super().__init__(in_size, units, **options)
+        self.decay, self.threshold = float(decay), float(threshold)
+        self.adaptation_decay, self.adaptation = float(adaptation_decay), float(adaptation)
+
+    @property
+    def unit(self):
+        return _ALIF(self.decay, self.threshold, self.adaptation_decay, self.adaptation)
+
+
+def _check_neuron(*, threshold, **decays):
+    if threshold <= 0:
+        raise ValueError(f"threshold must be positive, got {threshold}.")
+    for name, decay in decays.items():
+        if not 0 <= decay < 1:
+            raise ValueError(f"{name} must lie in [0, 1), got {decay}.")

@@ -1,0 +1,50 @@
+"""Structured influence: one engine for SnAp-n, columns, diagonal recurrences and exact RTRL."""
+
+from __future__ import annotations
+
+from ..cells import Bank, Core, FunctionCore
+from ..wiring import BlockLinks
+from ._dense import DenseRows
+from ._function import Columnwise
+from ._layout import Layout as Layout
+from ._local import Local
+from ._ragged import Ragged
+
+
+def plan(core: Core, n: int | None) -> Layout:
+    """The cheapest layout, by counted cost, of SnAp-n on a core; `n=None` means the closed pattern (RTRL).
+
+    Raises `TypeError` for a core that cannot be linearised.
+    """
+    if isinstance(core, FunctionCore):
+        return Columnwise(core.structure.horizon() if n is None else n)
+    if not isinstance(core, Bank):
+        raise TypeError(
+            f"SnAp and RTRL need a core that can be linearised (sg.cells.Bank or FunctionCore), got "
+            f"{type(core).__name__}: build the cell from drives, or wrap its step in sg.cells.Function."
+        )
+    structure = core.structure
+    if n == 1 or structure.diagonal():
+        return Local()
+    recurrent = [link.links for link in core.links if link.source == "h"]
+    if all(isinstance(links, BlockLinks) for links in recurrent) and len({links.size for links in recurrent}) == 1:
+        return DenseRows(core.units // recurrent[0].size, None)
+    if structure.reads is None:
+        return DenseRows(1, None)
+    n = min(structure.horizon(), structure.units) if n is None else n
+    return _cheaper(core, n)
+
+
+def _cheaper(core: Bank, n: int) -> Layout:
+    from .._static import Static
+
+    ragged = Ragged(n)
+    reach = core.structure.reach(n)
+    dense = DenseRows(1, None if reach.all() else Static(reach))
+    if reach.mean() > 0.5:
+        return dense
+    return ragged if GATHER_COST * ragged.flops(core) < dense.flops(core) else dense
+
+
+#: Time of a gathered multiply-add over one inside a matrix product, measured on CPUs.
+GATHER_COST = 10

@@ -1,0 +1,37 @@
+"""How a structured influence J is laid out in memory: the contract of the layouts."""
+
+from __future__ import annotations
+
+import abc
+from typing import Generic, TypeVar
+
+from jaxtyping import Array, PyTree
+
+from ..cells import Core
+
+C = TypeVar("C", bound=Core)
+
+
+class Layout(abc.ABC, Generic[C]):
+    """A static, hashable plan of how J is kept. The residual of `advance` is the new trace itself."""
+
+    @abc.abstractmethod
+    def init(self, core: C) -> PyTree[Array]:
+        """J before the first step: zeros."""
+
+    @abc.abstractmethod
+    def advance(self, core: C, trace: PyTree[Array], state: PyTree[Array], x: Array) -> tuple[PyTree, PyTree]:
+        """The new state and `M ∘ (I + D J)`."""
+
+    @abc.abstractmethod
+    def pullback(self, core: C, trace: PyTree[Array], cotangent: PyTree[Array]) -> C:
+        """`(dL/ds) J`, shaped like the core."""
+
+    @abc.abstractmethod
+    def flops(self, core: C) -> int:
+        """Floating-point operations of one update of J, real ones."""
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """The layout in a few words."""
+

@@ -1,0 +1,176 @@
+"""The layout of SnAp-n, n >= 2, on a sparse bank: only the rows that each unit's parameters reach."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._dtypes import trace_dtype
+from ..cells import Bank, Link
+from ..cells._bank import unit_dependence
+from ._layout import Layout
+from ._packed import immediate, per_unit, real_factor, unpack
+
+
+@dataclasses.dataclass(frozen=True)
+class Ragged(Layout[Bank]):
+    """J as (kept rows, parameters of a unit): row (u, r) holds the effect of unit u's parameters on state
+    row r. Rows are sorted by the number of non-zeros of D that feed them, and each class of equal count is
+    one fused gather-sum.
+    """
+
+    n: int
+
+    def init(self, core):
+        plan = self.plan(core)
+        return jnp.zeros((len(plan.unit), per_unit(core)), trace_dtype(core.dtype))
+
+    def plan(self, core) -> Plan:
+        return _plan(core.links, core.entries, core.emits, core.structure, self.n, _used(core))
+
+    def advance(self, core, trace, state, x):
+        plan = self.plan(core)
+        step = core.linearise(state, x)
+        d = self._values(core, step, plan).astype(trace.dtype)
+        own = immediate(core, step, trace.dtype).reshape(-1, trace.shape[1])
+        d, own = jax.lax.optimization_barrier((d, own))
+        parts = []
+        for rows in plan.classes:
+            total = None
+            for slot, source in zip(rows.slot, rows.source, strict=True):
+                term = d[slot][:, None] * trace[source]
+                total = term if total is None else total + term
+            if rows.immediate is not None:
+                added = own[rows.immediate]
+                total = added if total is None else total + added
+            parts.append(jnp.zeros((rows.count, trace.shape[1]), trace.dtype) if total is None else total)
+        return step.state, jnp.concatenate(parts)
+
+    def _values(self, core, step, plan):
+        """All non-zeros of D as one vector, in the order of the plan's slots."""
+        values = [step.own[a][b] for a, b in plan.own]
+        for link, a, gates in plan.linked:
+            weights, k = core.weights[link], [step.drive[a][core.links[link].drives[g]] for g in gates]
+            product = weights[:, np.array(gates)] * jnp.stack(k)
+            shared = core.links[link].links.index().shape[1] == 1
+            values.append((product.sum(1) if shared else product).reshape(-1))
+        return jnp.concatenate([*values, jnp.zeros(1, core.dtype)])
+
+    def pullback(self, core, trace, cotangent):
+        plan = self.plan(core)
+        weighted = cotangent.reshape(-1).astype(trace.dtype)[plan.row][:, None] * trace
+        return unpack(core, jax.ops.segment_sum(weighted, plan.unit, core.units))
+
+    def flops(self, core):
+        plan = self.plan(core)
+        return 2 * real_factor(core.dtype) * plan.terms * per_unit(core)
+
+    def describe(self):
+        return "the rows that each unit's parameters reach, gathered"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+    """A class of rows fed by the same number of non-zeros of D: `slot[t]`, `source[t]` are the t-th non-zero
+    and the row of J that it multiplies; `immediate` the row of I to add."""
+
+    count: int
+    slot: list[np.ndarray]
+    source: list[np.ndarray]
+    immediate: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """Index arrays of a ragged J: `unit[k]`, `row[k]` say what row k of the trace holds."""
+
+    unit: np.ndarray
+    row: np.ndarray
+    classes: list[Rows]
+    own: list[tuple[int, int]]
+    linked: list[tuple[int, int, tuple[int, ...]]]
+    terms: int
+
+
+def _used(core: Bank):
+    return unit_dependence(core.unit, core.entries, core.gates)
+
+
+@functools.lru_cache(maxsize=32)
+def _plan(links: tuple[Link, ...], entries: int, emits: int, structure, n: int, used) -> Plan:
+    units = structure.units
+    reach = structure.reach(n)  # (unit, group = entered unit)
+
+    # The non-zeros of D as COO (row, column) with their slot in the vector of values.
+    row_of, column_of, own, linked = [], [], [], []
+    each = np.arange(units)
+    for a in range(entries):
+        for b in range(entries):
+            if used[a][b]:
+                own.append((a, b))
+                row_of.append(a * units + each)
+                column_of.append(b * units + each)
+    for number, link in enumerate(links):
+        if link.source != "h":
+            continue
+        for a in range(entries):
+            gates = tuple(g for g, drive in enumerate(link.drives) if used[a][entries + drive])
+            if gates:
+                linked.append((number, a, gates))
+                index = link.links.index()
+                index = index[:, :1] if index.shape[1] == 1 else index[:, np.array(gates)]
+                index = np.broadcast_to(index, (index.shape[0], index.shape[1], units))
+                row_of.append(np.broadcast_to(a * units + each, index.shape).ravel())
+                column_of.append(emits * units + index.ravel())
+    row_of, column_of = np.concatenate(row_of), np.concatenate(column_of)
+    slots = np.arange(len(row_of))
+
+    # Kept rows of J, as (state row, entered unit).
+    kept = np.tile(reach, (entries, 1))
+    position = np.full(kept.shape, -1)
+    row, unit = np.nonzero(kept)
+    position[row, unit] = np.arange(len(row))
+
+    # Terms: for every kept row (r, u) and every non-zero D[r, r'] with (r', u) kept.
+    order = np.argsort(row_of, kind="stable")
+    starts = np.searchsorted(row_of[order], np.arange(units * entries + 1))
+    per_row = np.diff(starts)[row]
+    term_row = np.repeat(np.arange(len(row)), per_row)
+    offset = np.arange(len(term_row)) - np.repeat(np.cumsum(per_row) - per_row, per_row)
+    slot = slots[order][starts[row[term_row]] + offset]
+    source = position[column_of[slot], unit[term_row]]
+    inside = source >= 0
+    term_row, slot, source = term_row[inside], slot[inside], source[inside]
+
+    counts = np.bincount(term_row, minlength=len(row))
+    entered = row % units == unit
+    padded = _round_up(counts)
+    new_order = np.lexsort((np.arange(len(row)), padded, entered))
+    rank = np.empty(len(row), int)
+    rank[new_order] = np.arange(len(row))
+
+    first = np.cumsum(counts) - counts
+    classes = []
+    for flag, count in sorted(set(zip(entered.tolist(), padded.tolist(), strict=True))):
+        members = new_order[(entered[new_order] == flag) & (padded[new_order] == count)]
+        slot_of = np.full((count, len(members)), len(row_of))  # the extra slot holds zero
+        source_of = np.zeros((count, len(members)), int)
+        for t in range(count):
+            has = counts[members] > t
+            at = first[members[has]] + t
+            slot_of[t, has] = slot[at]
+            source_of[t, has] = rank[source[at]]
+        add = (row[members] // units) * units + unit[members] if flag else None
+        as_index = lambda a: np.ascontiguousarray(a, np.int32)
+        classes.append(Rows(len(members), [*map(as_index, slot_of)], [*map(as_index, source_of)], add))
+    return Plan(unit[new_order].astype(np.int32), row[new_order].astype(np.int32), classes, own, linked, len(slot))
+
+
+def _round_up(counts: np.ndarray) -> np.ndarray:
+    """Few classes: counts up to 8 as they are, larger ones up to the next of 8 steps an octave."""
+    step = 2 ** np.maximum(0, np.floor(np.log2(np.maximum(counts, 1))).astype(int) - 2)
+    return -(-counts // step) * step

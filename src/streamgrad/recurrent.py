@@ -1,0 +1,89 @@
+"""A recurrent layer: a cell, and how it learns through time."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Inexact, PRNGKeyArray
+
+from .algorithms import Algorithm, Carry
+from .cells import Cell
+
+
+class Recurrent(eqx.Module):
+    r"""A cell that learns online: one step at a time, by ordinary `jax.grad` of this step's loss.
+
+        carry    = layer.init(key=key)      # state and influence
+        carry, y = layer(carry, x)          # one step
+
+    The backward rule of a step contracts dL/ds with what the algorithm keeps of the past, so the gradient of
+    a loss of `y` is the online gradient $g_t = (\partial L_t/\partial s_t) J_t$. The old carry gets no
+    gradient (unless the algorithm is `BPTT`); the input gets the derivative of this step. Never differentiate
+    a scan of online steps: that stores J at every step; sum gradients in the scan's carry instead.
+
+    Unbatched; for a batch of streams `jax.vmap(layer)`, with a carry for each stream.
+
+    Raises `TypeError` or `ValueError` when built with an algorithm that does not fit the cell, or called with
+    an input or a carry of the wrong shape.
+    """
+
+    cell: Cell
+    algorithm: Algorithm
+
+    def __init__(self, cell: Cell, algorithm: Algorithm):
+        if not isinstance(cell, Cell):
+            raise TypeError(f"Recurrent expects a cell such as sg.cells.GRU(...), got {cell!r}.")
+        if not isinstance(algorithm, Algorithm):
+            raise TypeError(f"Recurrent expects an algorithm such as sg.SnAp(n=1), got {algorithm!r}.")
+        _refuse_complex(cell)
+        x = jax.ShapeDtypeStruct((cell.in_size,), jnp.float32)
+        state = eqx.filter_eval_shape(lambda c: c.init_state(), cell)
+        self.cell = cell
+        self.algorithm = algorithm.bind(cell.core(), state, x)
+
+    def init(self, *, key: PRNGKeyArray) -> Carry:
+        """The state before the first step and an empty trace. `key` feeds algorithms that draw numbers:
+        give every stream and every sequence its own."""
+        state = self.cell.init_state()
+        return Carry(state, self.algorithm.init(self.cell.core(), state, key=key))
+
+    def __call__(
+        self, carry: Carry, x: Inexact[Array, " in_size"], *, context=None
+    ) -> tuple[Carry, Inexact[Array, " out_size"]]:
+        """One step: the carry and an input to the new carry and the cell's output."""
+        self._check(carry, x)
+        carry = self.algorithm.step(self.cell.core(), carry, x, context=context)
+        return carry, self.cell.output(carry.state, x)
+
+    def _check(self, carry, x) -> None:
+        if jnp.shape(x) != (self.cell.in_size,):
+            raise ValueError(
+                f"{type(self.cell).__name__} expects an input of shape ({self.cell.in_size},), got {jnp.shape(x)}. "
+                "One step of one stream at a time: scan over time, and jax.vmap(layer) over a batch."
+            )
+        if not isinstance(carry, Carry):
+            raise TypeError(f"Recurrent expects the carry that layer.init(key=...) returned, got {type(carry)}.")
+        expected = eqx.filter_eval_shape(lambda layer: layer.init(key=jax.random.key(0)), self)
+        if (want := _shapes(expected)) != (got := _shapes(carry)):
+            different = [f"{k}: got {got.get(k)}, expected {want.get(k)}" for k in want | got if got.get(k) != want.get(k)]
+            raise ValueError(
+                f"The carry does not fit this layer ({type(self.cell).__name__}, {type(self.algorithm).__name__}): "
+                + "; ".join(different[:3])
+                + ". Make it by this layer's own init(key=...), with the same cell, sizes, dtype and algorithm."
+            )
+
+
+def _shapes(tree) -> dict[str, tuple]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): (leaf.shape, str(leaf.dtype)) for path, leaf in leaves}
+
+
+def _refuse_complex(cell: Cell) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(cell, eqx.is_inexact_array)):
+        if jnp.iscomplexobj(leaf):
+            raise TypeError(
+                f"Parameter {jax.tree_util.keystr(path)} of {type(cell).__name__} is complex ({leaf.dtype}): complex "
+                "parameters get conjugate gradients and break Optax. Keep real and imaginary parts as real leaves "
+                "and join them in core()."
+            )
