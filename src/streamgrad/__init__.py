@@ -1,6 +1,7 @@
 """streamgrad: recurrent networks that learn one time step at a time."""
 
-from . import algorithms as algorithms, cells as cells, wiring as wiring
+from . import algorithms as algorithms, cells as cells, losses as losses, nn as nn, wiring as wiring
+from ._inference import inference as inference
 from .algorithms import (
     BPTT as BPTT,
     RTRL as RTRL,
@@ -9,6 +10,8 @@ from .algorithms import (
     SnAp as SnAp,
     Spatial as Spatial,
 )
+from .learner import Learner as Learner
+from .readout import RLS as RLS, Readout as Readout
 from .recurrent import Recurrent as Recurrent
 
 __version__ = "0.1.0"

@@ -1,0 +1,142 @@
+"""What a learner knows between two steps, and how it is chosen, checked and counted."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Shaped
+
+from ._packing import Packing
+from .algorithms import Algorithm, Carry
+from .readout import Fitted
+
+
+class Output(NamedTuple):
+    """What a step returns; of `run`, every leaf has a leading axis of time.
+
+    - `prediction`: of this step's target (with a delay h: of the target that arrives h steps later), made
+      before that target was seen;
+    - `loss`: of the prediction that was made for the target that arrived now; NaN when none did;
+    - `learned`: whether something was learned: False when the target is missing or the step was skipped.
+    """
+
+    prediction: Array
+    loss: Float[Array, "..."]
+    learned: Bool[Array, "..."]
+
+
+class Memory(NamedTuple):
+    """Everything a learner knows, as one pytree.
+
+    `model`: the arrays of the model; `carry`: of the learning copy; `optimiser`: its state;
+    `gradient`: the sum so far of `update_every` steps; `window`: past steps, under BPTT; `pending`: inputs,
+    resets and predictions that wait for their targets, and the serving copy's carry; `broken`: streams whose
+    carry holds something that is not finite, to be reset at the next step; `skipped`: updates left out for that
+    reason; `key`: of fresh carries.
+    """
+
+    model: PyTree
+    carry: PyTree
+    optimiser: PyTree
+    gradient: PyTree
+    window: PyTree
+    pending: PyTree
+    broken: Bool[Array, "..."]
+    steps: Shaped[Array, ""]
+    skipped: Shaped[Array, ""]
+    key: PRNGKeyArray
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["packing"])
+class LearnerState:
+    """The whole state of a learner, packed into few arrays: a checkpoint of it is complete.
+
+    `steps`, `skipped`: how many steps were taken, and how many updates were left out because the loss or a
+    gradient was not finite. A state that was given to `step` or `run` is consumed (its buffers are donated).
+    """
+
+    __slots__ = ("arrays", "packing")
+
+    def __init__(self, arrays: tuple[Array, ...], packing: Packing):
+        self.arrays, self.packing = arrays, packing
+
+    @property
+    def memory(self) -> Memory:
+        """The parts, unpacked."""
+        return self.packing.unpack(self.arrays)
+
+    @property
+    def steps(self) -> int:
+        return int(self.memory.steps)
+
+    @property
+    def skipped(self) -> int:
+        return int(self.memory.skipped)
+
+
+def is_algorithm(node) -> bool:
+    return isinstance(node, Algorithm)
+
+
+def fitted(model):
+    """For every array of the model, whether it fits itself."""
+    is_fitted = lambda node: isinstance(node, Fitted)
+    mark = lambda node: jax.tree.map(lambda _: is_fitted(node), eqx.filter(node, eqx.is_array))
+    return jax.tree.map(mark, model, is_leaf=is_fitted)
+
+
+def select(flag):
+    """Choose `new` where the flag is set, else `old`; the flag has the leading axes of both."""
+
+    def choose(new, old):
+        if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
+            data = choose(jax.random.key_data(new), jax.random.key_data(old))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(old))
+        shape = flag.shape + (1,) * (old.ndim - flag.ndim)
+        return jnp.where(flag.reshape(shape), new, old)
+
+    return choose
+
+
+def mean(each, there):
+    """The mean over the streams that have a target; 0 when none has."""
+    each = jnp.where(there, each, 0)
+    return jnp.sum(each) / jnp.maximum(there.sum(), 1).astype(each.dtype)
+
+
+def missing_where(flag, target):
+    missing = -1 if jnp.issubdtype(target.dtype, jnp.integer) else jnp.nan
+    shape = flag.shape + (1,) * (target.ndim - flag.ndim)
+    return jnp.where(flag.reshape(shape), jnp.asarray(missing, target.dtype), target)
+
+
+def finite(tree) -> Bool[Array, ""]:
+    """Whether all is finite, by one sum a leaf: a sum with a NaN or an infinity is not finite."""
+    total = [jnp.sum(leaf * jnp.zeros((), leaf.dtype)) for leaf in jax.tree.leaves(tree)]
+    return jnp.isfinite(sum(total[1:], total[0])) if total else jnp.array(True)
+
+
+def finite_by_stream(tree, streams):
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    ok = jnp.ones(() if streams is None else (streams,), bool)
+    for leaf in leaves:
+        ok &= jnp.isfinite(leaf).all(axis=tuple(range(ok.ndim, leaf.ndim)))
+    return ok
+
+
+def is_carry(node) -> bool:
+    return isinstance(node, Carry)
+
+
+def states(carry):
+    """The carry without traces: what is small enough to be looked through at every step."""
+    return jax.tree.map(lambda node: node.state if is_carry(node) else node, carry, is_leaf=is_carry)
+
+
+def states_only(carry):
+    """The carry of the serving copy: states, and no trace."""
+    return jax.tree.map(lambda node: Carry(node.state, ()) if is_carry(node) else node, carry, is_leaf=is_carry)

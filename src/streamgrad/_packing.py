@@ -1,0 +1,72 @@
+"""A pytree as few arrays: calling a compiled step costs about a microsecond a leaf."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+#: Leaves of at most this many elements share one vector a dtype; larger ones stay in place and are donated.
+SMALL = 4096
+
+
+class Packing:
+    """How the leaves of a pytree are packed: static, compared by content, hashed once."""
+
+    def __init__(self, tree: PyTree[Array]):
+        leaves, self.treedef = jax.tree.flatten(tree)
+        # Typed keys travel as their raw words.
+        self.keys = tuple(str(jax.random.key_impl(leaf)) if _is_key(leaf) else None for leaf in leaves)
+        raw = [_raw(leaf) for leaf in leaves]
+        self.shapes = tuple((leaf.shape, np.dtype(leaf.dtype)) for leaf in raw)
+        small = [k for k, leaf in enumerate(raw) if leaf.size <= SMALL]
+        self.dtypes = tuple(sorted({raw[k].dtype.name for k in small}))
+        self.small = tuple(tuple(k for k in small if raw[k].dtype.name == name) for name in self.dtypes)
+        self.large = tuple(k for k in range(len(raw)) if k not in set(small))
+        self._hash = hash((self.treedef, self.keys, self.shapes))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, Packing)
+            and (self._hash, self.treedef, self.keys, self.shapes)
+            == (other._hash, other.treedef, other.keys, other.shapes)
+        )
+
+    def pack(self, tree: PyTree[Array]) -> tuple[Array, ...]:
+        """The arrays: one vector a dtype of small leaves, then the large leaves."""
+        raw = [_raw(leaf) for leaf in self.treedef.flatten_up_to(tree)]
+        vectors = [jnp.concatenate([raw[k].ravel() for k in group]) for group in self.small]
+        return (*vectors, *(raw[k] for k in self.large))
+
+    def unpack(self, arrays: tuple[Array, ...]) -> PyTree[Array]:
+        """The inverse of `pack`."""
+        leaves: list[Any] = [None] * len(self.shapes)
+        vectors, large = arrays[: len(self.small)], arrays[len(self.small) :]
+        for vector, group in zip(vectors, self.small, strict=True):
+            start = 0
+            for k in group:
+                shape, _ = self.shapes[k]
+                size = int(np.prod(shape))
+                leaves[k] = vector[start : start + size].reshape(shape)
+                start += size
+        for k, leaf in zip(self.large, large, strict=True):
+            leaves[k] = leaf
+        typed = [
+            leaf if impl is None else jax.random.wrap_key_data(leaf, impl=impl)
+            for leaf, impl in zip(leaves, self.keys, strict=True)
+        ]
+        return jax.tree.unflatten(self.treedef, typed)
+
+
+def _is_key(leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _raw(leaf):
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
