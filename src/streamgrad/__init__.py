@@ -10,6 +10,8 @@ from .algorithms import (
     SnAp as SnAp,
     Spatial as Spatial,
 )
+from .check import check_gradients as check_gradients
+from .explain import explain as explain
 from .learner import Learner as Learner
 from .readout import RLS as RLS, Readout as Readout
 from .recurrent import Recurrent as Recurrent

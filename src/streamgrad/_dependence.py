@@ -17,8 +17,10 @@ _CALLS = {
 }
 
 
-def dependence(jaxpr: jex.Jaxpr) -> np.ndarray:
-    """Bool (outputs, inputs): whether an output depends on an input. Never false where it does."""
+def dependence(jaxpr: jex.Jaxpr, *, by_gradient: bool = False) -> np.ndarray:
+    """Bool (outputs, inputs): whether an output depends on an input. Never false where it does.
+
+    With `by_gradient`, what passes only through `stop_gradient` does not count."""
     inputs = len(jaxpr.invars)
     none = np.zeros(inputs, bool)
     known: dict = {var: none for var in jaxpr.constvars}
@@ -32,7 +34,9 @@ def dependence(jaxpr: jex.Jaxpr) -> np.ndarray:
         inner = eqn.params.get(_CALLS.get(eqn.primitive.name, ""))
         if inner is not None:
             inner = getattr(inner, "jaxpr", inner)
-            outs = (dependence(inner).astype(int) @ rows.astype(int)) > 0
+            outs = (dependence(inner, by_gradient=by_gradient).astype(int) @ rows.astype(int)) > 0
+        elif by_gradient and eqn.primitive.name == "stop_gradient":
+            outs = [none]
         else:
             outs = [rows.any(0) if len(rows) else none] * len(eqn.outvars)
         known |= zip(eqn.outvars, outs, strict=True)

@@ -88,6 +88,21 @@ class Structure:
         """`kept(n)` as a share of the full J, rows x parameters."""
         return self.kept(n) / (self.rows * self.parameters)
 
+    def products(self, n: int) -> int:
+        """Multiply-adds of `M_n ∘ (D J)`: for every kept entry of J, the non-zeros of D that feed it."""
+        per_unit = np.bincount(self.entry_unit.value, minlength=self.units)
+        kept, reads = self.reach(n), self.reads
+        entries = int(round(per_unit.mean()))
+        own = (per_unit**2) @ kept @ self.group_sizes.value
+        if reads is None:
+            fed = np.broadcast_to(kept.sum(0), kept.shape)  # every kept unit of the group feeds every other
+            fed = fed - kept
+        else:
+            i, j = reads.value[:, reads.value[0] != reads.value[1]]
+            matrix = sp.csr_matrix((np.ones(len(i), np.float32), (i, j)), (self.units, self.units))
+            fed = np.asarray(matrix @ kept.astype(np.float32))
+        return int(own + entries * ((fed * kept).sum(0) @ self.group_sizes.value))
+
     def diagonal(self) -> bool:
         """Whether no unit reads another one (cheap, and implies `closed(1)`)."""
         if self.touches is not None or self.reads is None:

@@ -1,0 +1,254 @@
+"""Is the gradient of a model exact, layer by layer, and what does it cost? Computed, never asserted."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._cost import Cost, table
+from ._dependence import dependence
+from ._memory import fitted
+from .algorithms import Carry, Traits
+from .recurrent import Recurrent
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerReport:
+    """One recurrent layer within its model.
+
+    - `path`: where it stands in the model; `cell`, `algorithm`: in a few words;
+    - `gradient`: `"exact"`, `"unbiased"` or `"biased"`, for frozen weights; `reason`: the proof or the cause;
+    - `feeds`: the layers whose carried state its output reaches; `traits`: of the algorithm on the cell alone;
+    - `allocated`: bytes of its trace; `costs`: its cell under other methods.
+    """
+
+    path: str
+    cell: str
+    algorithm: str
+    gradient: str
+    reason: str
+    feeds: tuple[str, ...]
+    traits: Traits
+    allocated: int
+    costs: tuple[Cost, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What `explain` found: `layers`, and for the parameters outside of them the layers that they feed
+    (`others`: path -> layers; their gradient is exact iff they feed none). Printing it gives the tables."""
+
+    layers: tuple[LayerReport, ...]
+    others: dict[str, tuple[str, ...]]
+
+    @property
+    def exact(self) -> bool:
+        """Whether every parameter of the model gets its exact gradient."""
+        return all(layer.gradient == "exact" for layer in self.layers) and not any(self.others.values())
+
+    def __str__(self) -> str:
+        return "\n".join([*map(_layer_text, self.layers), *_others_text(self.others)])
+
+
+class _Tapped(Recurrent):
+    """A layer with its output and its state marked by zeros, so that a program shows where they go."""
+
+    on_output: Any = None
+    on_state: Any = None
+
+    def __init__(self, layer: Recurrent, on_output, on_state):
+        self.cell, self.algorithm = layer.cell, layer.algorithm
+        self.on_output, self.on_state = on_output, on_state
+
+    def __call__(self, carry, x, *, context=None):
+        carry, y = super().__call__(carry, x, context=context)
+        mark = lambda leaf: leaf + self.on_state.astype(leaf.dtype)
+        return Carry(jax.tree.map(mark, carry.state), carry.trace), y + self.on_output.astype(y.dtype)
+
+
+def explain(model: Any, x: Any = None) -> Explanation:
+    """Explain the gradients of a model: exact, unbiased or biased layer by layer, with proof and price.
+
+    - `model`: a `sg.Recurrent`, or any module with `init(key=)` and `(carry, x) -> (carry, y)`;
+    - `x`: one input (values do not matter); not needed for a single layer.
+
+    A layer is exact iff its algorithm is exact on its cell *and* its output reaches no other carried state
+    whose gradient stops there: of a stack, only the last layer. Parameters outside of the layers are exact
+    iff they reach no carried state. All of this is read off the program of one step.
+
+    Raises `ValueError` when the model has no recurrent layer, or needs an x.
+    """
+    layers = _layers(model)
+    if not layers:
+        raise ValueError(f"explain expects a model with sg.Recurrent layers, found none in {type(model).__name__}.")
+    if x is None:
+        if not isinstance(model, Recurrent):
+            raise ValueError("explain(model, x) needs one input x of a model that is more than one layer.")
+        x = jnp.zeros(model.cell.in_size)
+    paths = [path or type(layer.cell).__name__ for path, layer in layers]
+    feeds, others = _feeds(model, jnp.asarray(x), layers)
+    exact_through = {path for path, (_, layer) in zip(paths, layers, strict=True) if layer.algorithm.credit == "carry"}
+    reports = []
+    for k, (_, layer) in enumerate(layers):
+        reached = tuple(paths[j] for j in feeds[k])
+        reports.append(_report(paths[k], layer, reached, exact_through))
+    others = {
+        name: tuple(paths[j] for j in reached if paths[j] not in exact_through) for name, reached in others.items()
+    }
+    return Explanation(tuple(reports), others)
+
+
+def _layers(model) -> list[tuple[str, Recurrent]]:
+    is_layer = lambda node: isinstance(node, Recurrent)
+    nodes = jax.tree_util.tree_leaves_with_path(model, is_leaf=is_layer)
+    return [(_name(path), node) for path, node in nodes if is_layer(node)]
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path).lstrip(".")
+
+
+def _feeds(model, x, layers):
+    """For each layer, and for each parameter outside of them, the layers whose next state it reaches."""
+    is_layer = lambda node: isinstance(node, Recurrent)
+    outside = jax.tree.map(lambda node: None if is_layer(node) else node, model, is_leaf=is_layer)
+    named = jax.tree_util.tree_leaves_with_path(eqx.filter(outside, eqx.is_inexact_array))
+    by_gradient = jax.tree.leaves(jax.tree.map(lambda own: not own, fitted(eqx.filter(outside, eqx.is_inexact_array))))
+    parameters, rest = eqx.partition(outside, eqx.is_inexact_array)
+    leaves, treedef = jax.tree.flatten(parameters)
+    carry = model.init(key=jax.random.key(0))
+    arrays, fixed = eqx.partition(carry, eqx.is_array)
+    old, carry_def = jax.tree.flatten(arrays)
+    count = len(layers)
+
+    def step(marks_y, marks_s, leaves, old):
+        tapped = iter(
+            _Tapped(layer, y, s) for (_, layer), y, s in zip(layers, marks_y, marks_s, strict=True)
+        )
+        changed = eqx.combine(jax.tree.unflatten(treedef, leaves), rest)
+        whole = jax.tree.map(
+            lambda node, plain: next(tapped) if is_layer(node) else plain, model, _like(changed, model), is_leaf=is_layer
+        )
+        new, y = whole(eqx.combine(jax.tree.unflatten(carry_def, old), fixed), x)
+        return jax.tree.leaves(eqx.filter(new, eqx.is_array)), jax.tree.leaves(y)
+
+    zeros = [jnp.zeros(())] * count
+    program = jax.make_jaxpr(step)(zeros, zeros, leaves, old).jaxpr
+    every, smooth = dependence(program), dependence(program, by_gradient=True)
+    on_y, on_s = slice(0, count), slice(count, 2 * count)
+    on_parameters = slice(2 * count, 2 * count + len(leaves))
+    on_old = slice(2 * count + len(leaves), None)
+    n = len(old)
+
+    # A carried value matters if the prediction, or another value that matters, depends on it.
+    matters = every[n:, on_old].any(0)
+    for _ in range(n):
+        matters = matters | every[:n, on_old][matters].any(0)
+    # The values that are a layer's own state depend on its mark; any other one belongs to no layer.
+    owner = np.where(every[:n, on_s].sum(1) >= 1, _innermost(every[:n, on_s], every[:n, on_y]), -1)
+
+    def reached(column, but=None):
+        hit = [int(o) for o, d, m in zip(owner, column, matters, strict=True) if d and m and o >= 0 and o != but]
+        return tuple(sorted(set(hit)))
+
+    feeds = [reached(smooth[:n, on_y][:, k], but=k) for k in range(count)]
+    others = {
+        _name(path): reached(smooth[:n, on_parameters][:, p]) for p, (path, _) in enumerate(named) if by_gradient[p]
+    }
+    return feeds, others
+
+
+def _innermost(by_state, by_output):
+    """The layer whose state a carried value is: the mark that it carries itself, not through an output."""
+    own = by_state & ~by_output
+    return np.where(own.any(1), own.argmax(1), by_state.argmax(1))
+
+
+def _like(changed, model):
+    """`changed` with the model's tree: layers stand where they stood."""
+    is_layer = lambda node: isinstance(node, Recurrent)
+    fill = lambda node, plain: node if is_layer(node) else plain
+    return jax.tree.map(fill, model, changed, is_leaf=lambda node: is_layer(node) or node is None)
+
+
+def _report(path, layer, feeds, exact_through) -> LayerReport:
+    traits = layer.algorithm.traits(layer.cell.core())
+    blocking = tuple(name for name in feeds if name not in exact_through)
+    gradient, reason = traits.bias, traits.reason
+    if blocking and gradient != "biased":
+        gradient = "biased"
+        reason = (
+            f"the algorithm is {traits.bias} ({traits.reason}), but the layer's output reaches the state of "
+            f"{', '.join(blocking)}, whose past gets no gradient; put the cells in one sg.cells.Chain to learn them jointly"
+        )
+    elif gradient == "exact":
+        reason += "; its output reaches no other carried state" if not feeds else "; the layers above differentiate their window"
+    return LayerReport(
+        path=path,
+        cell=_cell_text(layer.cell),
+        algorithm=_algorithm_text(layer.algorithm),
+        gradient=gradient,
+        reason=reason,
+        feeds=feeds,
+        traits=traits,
+        allocated=traits.bytes,
+        costs=tuple(table(layer)),
+    )
+
+
+def _cell_text(cell) -> str:
+    size = f"{cell.in_size} -> {cell.out_size}"
+    wiring = getattr(cell, "wiring", None)
+    return f"{type(cell).__name__} {size}" + (f", {wiring}" if wiring is not None and cell.weight_h is not None else "")
+
+
+def _algorithm_text(algorithm) -> str:
+    name = type(algorithm).__name__
+    for field in ("n", "window"):
+        if hasattr(algorithm, field):
+            return f"{name}({field}={getattr(algorithm, field)})"
+    return name
+
+
+def _layer_text(layer: LayerReport) -> str:
+    traits = layer.traits
+    lines = [
+        f"{layer.path}: {layer.cell}; {layer.algorithm}",
+        f"  gradient   {layer.gradient}: {layer.reason}.",
+        f"  influence  {traits.kept:,} of {traits.full:,} entries of J; {_bytes(layer.allocated)} allocated ({traits.layout})",
+        "",
+        f"  {'method':<18}{'entries kept':>16}{'memory':>12}{'FLOPs a step':>16}{'density of J':>14}  exact",
+    ]
+    for cost in layer.costs:
+        density = "" if cost.density is None else f"{100 * cost.density:.3g}%"
+        lines.append(
+            f"  {cost.method:<18}{cost.entries:>16,}{_bytes(cost.bytes):>12}{cost.flops:>16,}{density:>14}  {cost.exact}"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _others_text(others) -> list[str]:
+    exact = [name for name, reached in others.items() if not reached]
+    lines = []
+    if exact:
+        lines.append(f"outside the layers, exact: {', '.join(exact)}.")
+    for name, reached in others.items():
+        if reached:
+            lines.append(
+                f"outside the layers, biased: {name} reaches the state of {', '.join(reached)} and gets credit "
+                "through the present step alone."
+            )
+    return lines
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1024
+    raise AssertionError
