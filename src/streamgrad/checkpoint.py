@@ -23,6 +23,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ._memory import LearnerState
+
 SCHEMA = 1
 _NAME = re.compile(r"step-(\d{12})\.safetensors")
 _SEAL = '"sha256":"{}"'  # as it stands in the header; inside the metadata its quotes are escaped
@@ -153,8 +155,25 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def _is_packed(node: Any) -> bool:
+    return isinstance(node, LearnerState)
+
+
+def _unpacked(tree: PyTree) -> PyTree:
+    """The tree with every learner's state as its named parts, so that the file and errors name them."""
+    open_up = lambda node: node.memory if _is_packed(node) else node
+    return jax.tree.map(open_up, tree, is_leaf=_is_packed)
+
+
+def _repacked(tree: PyTree, like: PyTree) -> PyTree:
+    pack = lambda old, new: (
+        LearnerState(old.packing.pack(new), old.packing) if _is_packed(old) else new
+    )
+    return jax.tree.map(pack, like, tree, is_leaf=_is_packed)
+
+
 def _leaves(tree: PyTree) -> dict[str, Any]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    flat, _ = jax.tree_util.tree_flatten_with_path(_unpacked(tree))
     return {jax.tree_util.keystr(path) or ".": leaf for path, leaf in flat}
 
 
@@ -212,7 +231,8 @@ def _decode(tensors: dict[str, np.ndarray], head: dict[str, Any], like: PyTree) 
         array = np.frombuffer(raw, leaf.dtype).reshape(leaf.shape).copy()
         array = array[()] if isinstance(leaf, np.generic) else array
         restored.append(jax.numpy.asarray(array) if isinstance(leaf, jax.Array) else array)
-    return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), restored)
+    tree = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(_unpacked(like)), restored)
+    return _repacked(tree, like)
 
 
 # The file.

@@ -103,13 +103,18 @@ class Learner:
 
     # Public calls.
 
-    def init(self, *, key: PRNGKeyArray) -> LearnerState:
-        """The state before the first step: the model's weights, empty traces, a fresh optimiser."""
+    def init(self, *, key: PRNGKeyArray, like: tuple[Any, Any] | None = None) -> LearnerState:
+        """The state before the first step: the model's weights, empty traces, a fresh optimiser.
+
+        `like`: an input and a target such as `step` will get. With it the buffers that depend on their shapes
+        are there from the start, instead of from the first call, so that the state never changes its structure:
+        for a checkpoint's `like`, or a loop of your own under `jit`."""
         key_carry, key = jax.random.split(key)
         memory = self._init_jit(self._template, key_carry, key)
         packing = Packing(memory)
         # A copy: the weights of the model that the user holds must survive donation.
-        return LearnerState(tuple(jnp.array(a, copy=True) for a in packing.pack(memory)), packing)
+        st = LearnerState(tuple(jnp.array(a, copy=True) for a in packing.pack(memory)), packing)
+        return st if like is None else self._opened(st, *like, lead=())
 
     def step(
         self, st: LearnerState, x: Any, target: Any, *, reset: Any = None

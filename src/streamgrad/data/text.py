@@ -130,7 +130,9 @@ class Delimited(_Text):
                 f"{name}: the header is not UTF-8 text; convert the file to UTF-8."
             ) from None
         counts = {mark: text.count(mark) for mark in ("\t", ",", ";")}
-        self._delimiter = max(counts, key=lambda mark: counts[mark]) if any(counts.values()) else ","
+        self._delimiter = (
+            max(counts, key=lambda mark: counts[mark]) if any(counts.values()) else ","
+        )
         fields = next(std_csv.reader([text.rstrip("\r")], delimiter=self._delimiter))
         self.columns = tuple(field.strip() for field in fields)
         if len(set(self.columns)) != len(self.columns):

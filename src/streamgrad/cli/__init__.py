@@ -1,0 +1,51 @@
+"""The command line: `streamgrad learn ...` and its companions.
+
+Each command is a module of this package with a `main(arguments)`; it is imported when it is called
+for, so that the first forecast of `learn` does not wait for what it does not use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "learn": "learn a forecaster from a stream of rows, in one pass",
+    "bench": "measure speed and memory, beside forward-only and BPTT",
+    "explain": "say what an algorithm keeps, what it costs, and whether it is exact",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, or not 0 after one sentence about what is wrong."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    here = [name for name in COMMANDS if importlib.util.find_spec(f"{__name__}.{name}")]
+    name = arguments[0] if arguments else "--help"
+    if name in ("--version", "-V"):
+        from importlib.metadata import version
+
+        print(f"streamgrad {version('streamgrad')}")
+        return 0
+    if name not in here:
+        wrong = name not in ("--help", "-h")
+        lines = [f"  {command:8} {COMMANDS[command]}" for command in here]
+        if wrong:
+            print(f"streamgrad has no command {name!r}; it has {', '.join(here)}.", file=sys.stderr)
+        else:
+            print("usage: streamgrad COMMAND ...\n\n" + "\n".join(lines))
+            print("\nstreamgrad COMMAND --help shows the options of a command.")
+        return 2 if wrong else 0
+    try:
+        command = importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("streamgrad"):
+            raise
+        print(
+            f"the package {error.name} is not installed: pip install 'streamgrad[cli]' brings what "
+            "the command line needs.",
+            file=sys.stderr,
+        )
+        return 1
+    return command.main(arguments[1:]) or 0

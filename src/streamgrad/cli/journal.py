@@ -1,0 +1,139 @@
+"""The files that a run writes as it goes: append-only, so that a crash cannot hurt what is in them.
+
+A checkpoint notes how long each file was. On resuming, what was written after the checkpoint is cut
+off, and the run writes it again: the files end up as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+
+class JournalError(RuntimeError):
+    """A file of the run cannot be written or continued."""
+
+
+class Journal:
+    """`predictions.csv` and `metrics.jsonl` in a folder.
+
+    **Arguments:**
+
+    - `folder`: made if it is not there.
+    - `methods`: names of the forecasters; each is a column of the predictions.
+    - `lengths`: what `sync` returned at the checkpoint to go on from, or None for a new run.
+
+    A row of predictions has the row's number (from 0), the truth, each method's forecast for this
+    row, made h rows before, and the newest forecast: the network's, made at this row for h rows on.
+    """
+
+    def __init__(
+        self, folder: Path, methods: Sequence[str], lengths: Mapping[str, int] | None = None
+    ):
+        self.folder = folder
+        self._files: dict[str, BinaryIO] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ("predictions.csv", "metrics.jsonl"):
+                self._files[name] = self._open(folder / name, (lengths or {}).get(name))
+            if lengths is None:
+                header = ["row", "truth", *(m.replace(" ", "_") for m in methods), "ahead"]
+                self._files["predictions.csv"].write((",".join(header) + "\n").encode())
+        except OSError as error:
+            raise self._error(error) from None
+
+    def _open(self, path: Path, length: int | None) -> BinaryIO:
+        if length is None:
+            return open(path, "wb")
+        size = path.stat().st_size if path.exists() else -1
+        if size < length:
+            have = f"{size} bytes long" if size >= 0 else "not there"
+            raise JournalError(
+                f"{path} is {have}, and the checkpoint needs its first {length} bytes: put it "
+                "back, or start anew without --resume."
+            )
+        os.truncate(path, length)
+        return open(path, "ab")
+
+    def predictions(
+        self, first: int, truth: np.ndarray, forecasts: np.ndarray, ahead: np.ndarray
+    ) -> None:
+        """Append n rows; NaN is left empty."""
+        columns = [truth, *forecasts.T, ahead]
+        texts = [["" if v != v else f"{v:.9g}" for v in column.tolist()] for column in columns]
+        rows = zip(map(str, range(first, first + len(truth))), *texts)
+        self._write("predictions.csv", "".join(",".join(row) + "\n" for row in rows))
+
+    def metrics(self, values: Mapping[str, Any]) -> None:
+        """Append one line; NaN becomes null."""
+        clean = lambda v: (
+            {k: clean(w) for k, w in v.items()} if isinstance(v, Mapping) else None if v != v else v
+        )
+        self._write("metrics.jsonl", json.dumps(clean(values)) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        try:
+            self._files[name].write(text.encode())
+        except OSError as error:
+            raise self._error(error) from None
+
+    def flush(self) -> None:
+        """Let others read what has been written."""
+        try:
+            for file in self._files.values():
+                file.flush()
+        except OSError as error:
+            raise self._error(error) from None
+
+    def sync(self) -> dict[str, int]:
+        """Bring everything to the disk and return how long each file is."""
+        self.flush()
+        try:
+            for file in self._files.values():
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self._error(error) from None
+        return {name: file.tell() for name, file in self._files.items()}
+
+    def close(self) -> None:
+        """Close the files; what a full disk refused is lost, and was said already."""
+        for file in self._files.values():
+            try:
+                file.close()
+            except OSError:
+                file.raw.close() if hasattr(file, "raw") else None  # type: ignore[attr-defined]
+
+    def _error(self, error: OSError) -> JournalError:
+        return JournalError(
+            f"{error.filename or self.folder} could not be written "
+            f"({os.strerror(error.errno or 0)}): free some space or check the folder, then go on "
+            "with --resume."
+        )
+
+
+def to_parquet(folder: Path) -> Path:
+    """`predictions.csv` as `predictions.parquet`, a part at a time."""
+    import pyarrow as pa
+    import pyarrow.csv as csv
+    import pyarrow.parquet as pq
+
+    source, target = folder / "predictions.csv", folder / "predictions.parquet"
+    temporary = target.with_suffix(".parquet.tmp")
+    with open(source) as file:
+        names = file.readline().strip().split(",")
+    kinds = {name: pa.int64() if name == "row" else pa.float64() for name in names}
+    reader = csv.open_csv(
+        source,
+        csv.ReadOptions(use_threads=False),
+        convert_options=csv.ConvertOptions(column_types=kinds),
+    )
+    with reader, pq.ParquetWriter(temporary, reader.schema) as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+    os.replace(temporary, target)
+    return target

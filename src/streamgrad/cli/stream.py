@@ -1,0 +1,218 @@
+"""One pass over a stream: forecast, score what has arrived, learn, write, keep checkpoints.
+
+Nothing here depends on how the rows are portioned: the same rows give the same bits whether they
+come from a file in blocks, from a pipe one by one, or after a crash and a resumption.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamgrad import checkpoint
+from streamgrad.cli.journal import Journal
+from streamgrad.cli.progress import Progress, seconds_since_start
+from streamgrad.data import Source
+from streamgrad.tasks.encoding import Encoder
+from streamgrad.tasks.floors import Floors
+from streamgrad.tasks.forecast import Forecaster
+from streamgrad.tasks.scores import Scores
+
+PATIENCE = 30.0  # seconds after which a slow stream is checkpointed, whatever the number of rows
+
+
+class Run:
+    """The state of a run, and its loop.
+
+    **Arguments:**
+
+    - `source`, `columns`: where rows come from; the first column is the target.
+    - `forecaster`, `encoder`, `floors`: made for these columns and one horizon.
+    - `folder`: for everything that is written.
+    - `config`: what a checkpoint must have been made with, to be resumed.
+    - `log_every`: rows between two lines of metrics.
+    - `checkpoint_every`: rows between two checkpoints; `keep`: how many are kept.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        columns: tuple[str, ...],
+        *,
+        forecaster: Forecaster,
+        encoder: Encoder,
+        floors: Floors,
+        folder: Path,
+        config: Mapping[str, Any],
+        log_every: int,
+        checkpoint_every: int,
+        keep: int,
+    ):
+        self.source, self.columns, self.folder, self.config = source, columns, folder, config
+        self.forecaster, self.encoder, self.floors = forecaster, encoder, floors
+        self.log_every, self.checkpoint_every, self.keep = log_every, checkpoint_every, keep
+        self.scores = Scores(["network", *floors.names])
+        self.row = 0
+        self.missing = np.zeros(len(columns), np.int64)
+        self.pending = np.full((encoder.horizon, len(self.scores.methods)), np.nan)
+        self.first_forecast: float | None = None
+        self.rows_here, self.seconds = 0, 0.0
+        self._lengths: dict[str, int] | None = None
+        self._saved_row = -1
+
+    # What a checkpoint holds.
+
+    def _state(self) -> dict[str, Any]:
+        parts = {"encoder": self.encoder, "floors": self.floors, "scores": self.scores}
+        state = {name: part.state for name, part in parts.items()}
+        counts = {"missing": self.missing, "pending": self.pending}
+        return {**state, "run": counts, "forecaster": self.forecaster.state}
+
+    def resume(self) -> checkpoint.Checkpoint:
+        """Go on from the newest valid checkpoint. Raises `CheckpointError` where there is none."""
+        saved = checkpoint.load(self.checkpoints, self._state(), config=self.config)
+        self.encoder.state = saved.tree["encoder"]
+        self.floors.state = saved.tree["floors"]
+        self.scores.state = saved.tree["scores"]
+        self.missing, self.pending = (saved.tree["run"][k] for k in ("missing", "pending"))
+        self.forecaster.state = saved.tree["forecaster"]
+        self.row = self._saved_row = saved.step
+        self._lengths = saved.meta["lengths"]
+        return saved
+
+    @property
+    def checkpoints(self) -> Path:
+        """Their folder."""
+        return self.folder / "checkpoints"
+
+    def _save(self, journal: Journal) -> None:
+        if self.row == self._saved_row:
+            return
+        meta = {"lengths": journal.sync(), "source": self.source.name}
+        checkpoint.save(
+            self.checkpoints,
+            self._state(),
+            step=self.row,
+            meta=meta,
+            config=self.config,
+            keep=self.keep,
+        )
+        self._saved_row = self.row
+
+    # The loop.
+
+    def __call__(self, replay: bool = True) -> str:
+        """Learn from the source until it ends.
+
+        With `replay=False` the source goes on where the checkpoint stopped, instead of beginning
+        again. Returns "end", or "stopped" after Ctrl-C or a polite kill; either way what was
+        learned is on the disk. Raises `SourceError` for bad input, after saving what came before.
+        """
+        journal = Journal(self.folder, self.scores.methods, self._lengths)
+        live = self.source.fraction() is None and self.source.rows is None
+        started = last_saved = time.monotonic()
+        ending = "end"
+        with (
+            contextlib.closing(journal),
+            _Stop() as stop,
+            Progress(self.source.name, self.row) as progress,
+        ):
+            try:
+                for rows in self.source.read(self.columns, self.row if replay else 0):
+                    for part in self._portions(rows):
+                        self._learn(part, journal)
+                        if self.first_forecast is None and np.isfinite(self.pending).any():
+                            self.first_forecast = seconds_since_start()
+                        progress.update(self.row, self.source.fraction(), self._newest())
+                        late = time.monotonic() - last_saved > PATIENCE
+                        if self.row - max(0, self._saved_row) >= self.checkpoint_every or late:
+                            self._save(journal)
+                            last_saved = time.monotonic()
+                        if stop.asked:
+                            break
+                    if live and len(rows):
+                        journal.flush()
+                    if stop.asked:
+                        ending = "stopped"
+                        break
+            finally:
+                self.seconds = time.monotonic() - started
+                self._save(journal)
+        return ending
+
+    def _portions(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Cut at the rows where metrics are written and where the forecaster's portion is full.
+
+        An empty array passes as it is: it says that a live source has nothing for now.
+        """
+        at = 0
+        while at < len(rows) or len(rows) == 0:
+            room = self.log_every - self.row % self.log_every
+            n = min(room, self.forecaster.portion, len(rows) - at)
+            yield rows[at : at + n]
+            at += n
+            if len(rows) == 0:
+                return
+
+    def _learn(self, rows: np.ndarray, journal: Journal) -> None:
+        n = len(rows)
+        if n == 0:
+            return
+        self.missing = self.missing + np.isnan(rows).sum(axis=0)
+        encoded = self.encoder(rows)
+        outputs = self.forecaster(encoded.inputs, encoded.learn)  # runs while the floors are made
+        floors = self.floors(encoded)
+        ahead = encoded.base + encoded.scale * np.asarray(outputs, float)[:n]
+        both = np.concatenate([self.pending, np.concatenate([ahead[:, None], floors], axis=1)])
+        due, self.pending = both[:n], both[n:]  # what was said of these rows, h rows before
+        self.scores(encoded.truth, due)
+        journal.predictions(self.row, encoded.truth, due, ahead)
+        self.row += n
+        self.rows_here += n
+        if self.row % self.log_every == 0:
+            part = {"nrmse": self.scores.nrmse(part=True), "mae": self.scores.mae(part=True)}
+            whole = {"nrmse": self.scores.nrmse(), "mae": self.scores.mae()}
+            counts = {"skipped": self.forecaster.skipped}
+            journal.metrics({"row": self.row, "newest": part, "all": whole, **counts})
+            self.scores.restart()
+
+    def _newest(self) -> dict[str, float]:
+        """Errors for the progress bar: nRMSE so far of the network and of the best floor."""
+        errors = self.scores.nrmse()
+        network = errors.pop("network")
+        best = min(errors, key=lambda name: errors[name])
+        return {"nRMSE": network, best: errors[best]}
+
+    def constant_columns(self) -> list[str]:
+        """Columns in which nothing ever varied."""
+        count, _, square = self.encoder.state["sums"]
+        return [c for c, n, s in zip(self.columns, count, square) if n > 1 and s == 0]
+
+
+class _Stop:
+    """Ctrl-C and `kill` ask the loop to end well; a second Ctrl-C ends it at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Stop:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # not in the main thread
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def _ask(self, number: int, _frame: object) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
