@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
 from .._dtypes import trace_dtype
-from ..cells import Bank
+from ..cells import Bank, Link
 from ._layout import Layout
+from ._materialise import WORTH_SHIELDING, materialise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,19 +31,16 @@ class Local(Layout[Bank]):
 
     def advance(self, core, trace, state, x):
         step = core.linearise(state, x)
-        dtype = trace[0][0].dtype
-        cast = lambda tree: jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
-        # The coefficients are small and shared by all parameters of a unit: computed once, not per parameter.
-        within, by_drive, inputs = jax.lax.optimization_barrier(
-            (cast(own_dynamics(core, step)), cast(gate_coefficients(core, step)), cast(step.inputs))
-        )
+        within, by_drive = own_dynamics(core, step), step.drive
+        if sum(weights.size for weights in core.weights) >= WORTH_SHIELDING:
+            within, by_drive = materialise((within, by_drive))
         new = []
-        for old, coefficients, q in zip(trace, by_drive, inputs, strict=True):
-            rows = []
+        for link, old, q in zip(core.links, trace, step.inputs, strict=True):
+            dtype, rows = old[0].dtype, []
             for a in range(core.entries):
-                terms = [d * j for d, j in zip(within[a], old, strict=True) if d is not None]
-                if coefficients[a] is not None:
-                    terms.append(coefficients[a] * q)
+                terms = [d.astype(dtype) * j for d, j in zip(within[a], old, strict=True) if d is not None]
+                if (k := gates(by_drive[a], link)) is not None:
+                    terms.append(k.astype(dtype) * q.astype(dtype))
                 rows.append(sum(terms[1:], terms[0]) if terms else jnp.zeros_like(old[a]))
             new.append(tuple(rows))
         return step.state, tuple(new)
@@ -78,15 +75,8 @@ def own_dynamics(core: Bank, step):
     return within
 
 
-def gate_coefficients(core: Bank, step):
-    """K as `[l][a]` -> (gates, units), for the gates of link l; None where a whole row is zero."""
-    table = []
-    for link in core.links:
-        rows = []
-        for a in range(core.entries):
-            gates = [step.drive[a][g] for g in link.drives]
-            zero = jnp.zeros(core.units, core.dtype)
-            stacked = jnp.stack([zero if k is None else k for k in gates])
-            rows.append(None if all(k is None for k in gates) else stacked)
-        table.append(rows)
-    return table
+def gates(by_drive, link: Link):
+    """K for the gates of a link, (gates, units); None when it is zero."""
+    rows = [by_drive[g] for g in link.drives]
+    there = [row for row in rows if row is not None]
+    return jnp.stack([jnp.zeros_like(there[0]) if row is None else row for row in rows]) if there else None

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Inexact
 
 from ..cells import Bank, Linear
-from ._local import gate_coefficients
+from ._local import gates
 
 
 def per_unit(core: Bank) -> int:
@@ -18,11 +18,11 @@ def per_unit(core: Bank) -> int:
 
 def immediate(core: Bank, step: Linear, dtype) -> Inexact[Array, "entries units parameters"]:
     """I: the effect of each unit's parameters on its own entries; elsewhere it is zero."""
-    table = gate_coefficients(core, step)
     columns = []
-    for weights, coefficients, q in zip(core.weights, table, step.inputs, strict=True):
+    for link, weights, q in zip(core.links, core.weights, step.inputs, strict=True):
         zero = jnp.zeros((weights.shape[1], core.units), core.dtype)
-        k = jnp.stack([zero if c is None else c for c in coefficients]).astype(dtype)
+        rows = [gates(by_drive, link) for by_drive in step.drive]
+        k = jnp.stack([zero if row is None else row for row in rows]).astype(dtype)
         columns.append(jnp.moveaxis(k[:, None] * q.astype(dtype), 3, 1).reshape(core.entries, core.units, -1))
     return jnp.concatenate(columns, axis=2)
 

@@ -1,0 +1,27 @@
+"""Keep small coefficients from being recomputed for every parameter."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+#: Below this many parameters, recomputing the coefficients is cheaper than storing them.
+WORTH_SHIELDING = 4096
+
+
+def materialise(tree: PyTree[Array]) -> PyTree[Array]:
+    """The same (units,) arrays, computed once.
+
+    XLA's CPU compiler fuses the coefficients of a unit (sigmoids, blocks of D) into the loop over its
+    parameters and so computes them again for each one; it removes optimisation barriers before it does so.
+    It never fuses through a matrix product: one with the identity costs little and keeps them apart (2 to 3
+    times faster for a dense GRU). Complex coefficients are products without transcendental functions, and
+    cheaper to recompute; other backends keep barriers.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    if jax.default_backend() != "cpu" or not leaves or jnp.iscomplexobj(leaves[0]):
+        return jax.lax.optimization_barrier(tree)
+    rows = jnp.stack(leaves)
+    rows = jax.lax.dot(jnp.eye(len(leaves), dtype=rows.dtype), rows, precision=jax.lax.Precision.HIGHEST)
+    return jax.tree.unflatten(treedef, list(rows))
