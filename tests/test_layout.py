@@ -17,10 +17,10 @@ ROOT = PACKAGE.parent.parent
 
 # A module imports from its own layer and from those above it in this list.
 LAYERS = [
-    {"_dependence", "_dtypes", "_static", "structure", "wiring", "cells"},
+    {"_dependence", "_dtypes", "_packing", "_static", "structure", "wiring", "cells"},
     {"influence", "algorithms"},
     {"recurrent"},
-    {"nn", "readout", "losses", "learner", "explain", "check"},
+    {"_cost", "_inference", "_memory", "nn", "readout", "losses", "learner", "explain", "check"},
     {"data", "checkpoint", "tasks", "experiments"},
     {"cli", "report"},
 ]
@@ -45,9 +45,7 @@ CELLS = set(PUBLIC["cells"].split())
 ALGORITHMS = {"RTRL", "SnAp", "TBPTT", "BPTT", "Spatial", "Frozen"}
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-each_source = pytest.mark.parametrize(
-    "path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix()
-)
+each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 
 
 def top(path: Path) -> str:
