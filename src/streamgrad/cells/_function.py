@@ -123,7 +123,9 @@ def _detect(step, params, state, x) -> tuple[Structure, Static] | None:
         )
         return None
     # argnums for every array: closing over concrete values would make zeros among them structural.
-    found = asdex.jacobian_sparsity(run, *arguments, argnums=(0, 1, 2)).to_dense().astype(bool)
+    pattern = asdex.jacobian_sparsity(run, *arguments, argnums=(0, 1, 2))
+    found = np.zeros(pattern.shape, bool)
+    found[pattern.rows, pattern.cols] = True
     of_theta, of_rows = found[:, : flat(theta).size], found[:, flat(theta).size : -x.size]
     _verify(run, arguments, of_theta, of_rows)
     columns, group = np.unique(of_theta, axis=1, return_inverse=True)
