@@ -84,11 +84,13 @@ def flat_groups(parameters: PyTree, groups: PyTree) -> Static:
 
 
 def to_rows(state: PyTree[Array]) -> Float[Array, " rows"]:
-    """The state as one real vector: a complex leaf gives its real parts, then its imaginary parts."""
+    """The state as one real vector: a complex leaf gives its real parts, then its imaginary parts. Leaves of
+    several precisions take the highest."""
     rows = []
     for leaf in jax.tree.leaves(state):
         rows += [leaf.real.ravel(), leaf.imag.ravel()] if jnp.iscomplexobj(leaf) else [leaf.ravel()]
-    return jnp.concatenate(rows)
+    dtype = functools.reduce(np.promote_types, [row.dtype for row in rows])
+    return jnp.concatenate([row.astype(dtype) for row in rows])
 
 
 def from_rows(rows: Float[Array, " rows"], like: PyTree[Array]) -> PyTree[Array]:
@@ -99,7 +101,7 @@ def from_rows(rows: Float[Array, " rows"], like: PyTree[Array]) -> PyTree[Array]
         take = lambda k, start=start, leaf=leaf: rows[start + k * leaf.size : start + (k + 1) * leaf.size]
         value = jax.lax.complex(take(0), take(1)) if jnp.iscomplexobj(leaf) else take(0)
         start += leaf.size * (2 if jnp.iscomplexobj(leaf) else 1)
-        new.append(value.reshape(leaf.shape))
+        new.append(value.reshape(leaf.shape).astype(leaf.dtype))
     return jax.tree.unflatten(treedef, new)
 
 
