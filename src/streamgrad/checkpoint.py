@@ -152,7 +152,7 @@ def steps(directory: str | os.PathLike[str]) -> list[int]:
 
 
 def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _is_packed(node: Any) -> bool:
@@ -160,7 +160,7 @@ def _is_packed(node: Any) -> bool:
 
 
 def _unpacked(tree: PyTree) -> PyTree:
-    """The tree with every learner's state as its named parts, so that the file and errors name them."""
+    """The tree with a learner's state as its named parts: the file and errors then name them."""
     open_up = lambda node: node.memory if _is_packed(node) else node
     return jax.tree.map(open_up, tree, is_leaf=_is_packed)
 

@@ -32,9 +32,7 @@ class Journal:
     row, made h rows before, and the newest forecast: the network's, made at this row for h rows on.
     """
 
-    def __init__(
-        self, folder: Path, methods: Sequence[str], lengths: Mapping[str, int] | None = None
-    ):
+    def __init__(self, folder: Path, methods: Sequence[str], lengths: Mapping[str, int] | None = None):
         self.folder = folder
         self._files: dict[str, BinaryIO] = {}
         try:
@@ -60,9 +58,7 @@ class Journal:
         os.truncate(path, length)
         return open(path, "ab")
 
-    def predictions(
-        self, first: int, truth: np.ndarray, forecasts: np.ndarray, ahead: np.ndarray
-    ) -> None:
+    def predictions(self, first: int, truth: np.ndarray, forecasts: np.ndarray, ahead: np.ndarray) -> None:
         """Append n rows; NaN is left empty."""
         columns = [truth, *forecasts.T, ahead]
         texts = [["" if v != v else f"{v:.9g}" for v in column.tolist()] for column in columns]

@@ -23,8 +23,8 @@ class UsageError(ValueError):
 class Options:
     """Learn to forecast a column of a stream, row by row, and say how well it goes.
 
-    Each row is forecast before it is learned from: a forecast for h rows ahead is scored and learned
-    when that row has arrived, never earlier. Memory does not grow with the stream.
+    Each row is forecast before it is learned from: a forecast for h rows ahead is scored and
+    learned from when that row has arrived, never earlier. Memory does not grow with the stream.
     """
 
     source: tyro.conf.Positional[str]
@@ -96,7 +96,7 @@ def learn(options: Options) -> int:
     period = options.period if options.period is not None else series.period if series else None
     stem = "stdin" if options.source == "-" else Path(options.source).name.partition(".")[0]
     folder = options.out or Path("runs") / f"{stem}-h{options.horizon}"
-    if not options.resume and not options.overwrite and (folder / "predictions.csv").exists():
+    if not options.resume and not options.overwrite and any((folder / "checkpoints").glob("step-*")):
         raise UsageError(
             f"{folder} holds a run already: --resume goes on with it, --overwrite starts anew and "
             "loses it, and --out names another folder."
@@ -109,11 +109,8 @@ def learn(options: Options) -> int:
     from streamgrad.tasks.forecast import Forecaster
 
     encoder = Encoder(len(columns), options.lags, options.horizon)
-    config: dict[str, Any] = {
-        name: getattr(options, name)
-        for name in ("horizon", "cell", "units", "algorithm", "lags", "learning_rate")
-        + ("forgetting", "seed", "log_every")
-    }
+    names = "horizon cell units algorithm lags learning_rate forgetting seed log_every"
+    config: dict[str, Any] = {name: getattr(options, name) for name in names.split()}
     try:
         forecaster = Forecaster(
             encoder.size,
@@ -155,13 +152,12 @@ def learn(options: Options) -> int:
         ending = run(replay)
     except SourceError as bad:  # what came before it is learned and saved
         ending, error = "bad input", bad
-    finish(run, ending, options.predictions)
+    if run.row:
+        finish(run, ending, options.predictions)
     if error is not None:
         raise error
-    if run.row == 0:
-        raise SourceError(
-            f"{source.name} has a header but no rows: there is nothing to learn from."
-        )
+    if run.row == 0 and ending == "end":
+        raise SourceError(f"{source.name} has a header but no rows: there is nothing to learn from.")
     if ending == "end":
         _nothing_to_forecast(run, columns[0])
     return 130 if ending == "stopped" else 0
@@ -191,9 +187,7 @@ def _columns(options: Options, source: Source) -> tuple[str, ...]:
         target = SERIES[options.source].target
     if target is None:
         names = ", ".join(source.columns[:20])
-        raise UsageError(
-            f"which column is to be forecast? Say --target COLUMN; {source.name} has {names}."
-        )
+        raise UsageError(f"which column is to be forecast? Say --target COLUMN; {source.name} has {names}.")
     columns = (target, *(f for f in dict.fromkeys(options.features) if f != target))
     for column in columns:
         if column not in source.columns:

@@ -58,9 +58,7 @@ class Progress:
             passed = now - self._began
             speed = f" · {(row - self._first) / passed:,.0f} rows/s"
             gone = (fraction or 0.0) - self._fraction0
-            left = (
-                f" · {_clock(passed * (1 - fraction) / gone)} left" if fraction and gone > 0 else ""
-            )
+            left = f" · {_clock(passed * (1 - fraction) / gone)} left" if fraction and gone > 0 else ""
         text = f"row {row:,}{_errors(errors)}{speed}{left}"
         if self._bar is not None:
             total = None if fraction is None else 1.0

@@ -62,7 +62,7 @@ class Run:
         self.missing = np.zeros(len(columns), np.int64)
         self.pending = np.full((encoder.horizon, len(self.scores.methods)), np.nan)
         self.first_forecast: float | None = None
-        self.rows_here, self.seconds = 0, 0.0
+        self.speed: float | None = None  # rows a second, the first portion (compiling) left out
         self._lengths: dict[str, int] | None = None
         self._saved_row = -1
 
@@ -92,7 +92,7 @@ class Run:
         return self.folder / "checkpoints"
 
     def _save(self, journal: Journal) -> None:
-        if self.row == self._saved_row:
+        if self.row in (0, self._saved_row):
             return
         meta = {"lengths": journal.sync(), "source": self.source.name}
         checkpoint.save(
@@ -116,7 +116,8 @@ class Run:
         """
         journal = Journal(self.folder, self.scores.methods, self._lengths)
         live = self.source.fraction() is None and self.source.rows is None
-        started = last_saved = time.monotonic()
+        began, from_row = 0.0, -1
+        last_saved = time.monotonic()
         ending = "end"
         with (
             contextlib.closing(journal),
@@ -127,6 +128,8 @@ class Run:
                 for rows in self.source.read(self.columns, self.row if replay else 0):
                     for part in self._portions(rows):
                         self._learn(part, journal)
+                        if from_row < 0 and len(part):
+                            began, from_row = time.monotonic(), self.row
                         if self.first_forecast is None and np.isfinite(self.pending).any():
                             self.first_forecast = seconds_since_start()
                         progress.update(self.row, self.source.fraction(), self._newest())
@@ -142,7 +145,8 @@ class Run:
                         ending = "stopped"
                         break
             finally:
-                self.seconds = time.monotonic() - started
+                if self.row > from_row >= 0:
+                    self.speed = (self.row - from_row) / (time.monotonic() - began)
                 self._save(journal)
         return ending
 
@@ -174,9 +178,8 @@ class Run:
         self.scores(encoded.truth, due)
         journal.predictions(self.row, encoded.truth, due, ahead)
         self.row += n
-        self.rows_here += n
         if self.row % self.log_every == 0:
-            part = {"nrmse": self.scores.nrmse(part=True), "mae": self.scores.mae(part=True)}
+            part = {"rmse": self.scores.rmse(part=True), "mae": self.scores.mae(part=True)}
             whole = {"nrmse": self.scores.nrmse(), "mae": self.scores.mae()}
             counts = {"skipped": self.forecaster.skipped}
             journal.metrics({"row": self.row, "newest": part, "all": whole, **counts})

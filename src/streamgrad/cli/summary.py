@@ -19,10 +19,10 @@ def finish(run: Run, ending: str, predictions: str) -> None:
     nrmse, mae = run.scores.nrmse(), run.scores.mae()
     words = verdict(nrmse)
     _table(run, nrmse, mae, words)
-    constant = run.constant_columns()
+    constant = [column for column in run.constant_columns() if column != run.columns[0]]
     if constant:
         names = ", ".join(repr(column) for column in constant)
-        print(f"Nothing varied in {names}: as a feature that says nothing.", file=sys.stderr)
+        print(f"Nothing varied in {names}: such a feature tells the forecaster nothing.", file=sys.stderr)
     summary: dict[str, Any] = {
         "ending": ending,
         "source": run.source.name,
@@ -49,7 +49,7 @@ def finish(run: Run, ending: str, predictions: str) -> None:
         if run.row:
             from streamgrad.report.forecast import plot_run
 
-            title = f"{run.columns[0]} of {run.source.name}, {run.encoder.horizon} ahead"
+            title = f"{run.columns[0]} of {run.source.name}, forecast {run.encoder.horizon} ahead"
             written.insert(0, plot_run(run.folder, title=title).name)
     except OSError as error:
         from streamgrad.cli.journal import JournalError
@@ -81,7 +81,8 @@ def verdict(nrmse: dict[str, float]) -> str:
     if mine < theirs:
         names = list(floors)
         every = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-        return f"The {network} wins over {every}: its nRMSE is {amount} below the best of them, {best}."
+        least = f"its nRMSE is {amount} below the best of them, {best}"
+        return f"The {network} wins over {every}: {least}."
     losers = [name for name, error in floors.items() if error > mine]
     rest = f" It does beat {' and '.join(losers)}." if losers else ""
     return f"{best[0].upper() + best[1:]} wins: its nRMSE is {amount} below the {network}'s.{rest}"
@@ -93,7 +94,8 @@ def _table(run: Run, nrmse: dict[str, float], mae: dict[str, float], words: str)
 
     config = run.config
     name = f"{config['cell'].upper()} {config['units']}, {config['algorithm']}, RLS readout"
-    table = Table(title=f"{run.columns[0]}, {run.encoder.horizon} rows ahead", title_justify="left")
+    ahead = f"{run.encoder.horizon} row{'s' if run.encoder.horizon > 1 else ''} ahead"
+    table = Table(title=f"{run.columns[0]} of {run.source.name}, {ahead}", title_justify="left")
     table.add_column("forecaster")
     table.add_column("nRMSE", justify="right")
     table.add_column("MAE", justify="right")
@@ -107,8 +109,6 @@ def _table(run: Run, nrmse: dict[str, float], mae: dict[str, float], words: str)
     console = Console()
     console.print(table)
     console.print(words, style="bold", highlight=False)
-    speed = run.rows_here / run.seconds if run.seconds > 0 else 0.0
-    first = f"{run.first_forecast:.1f} s" if run.first_forecast is not None else "not reached"
     missing = int(run.missing[0])
     parts = [f"{run.row:,} rows, {run.scores.rows:,} scored"]
     if missing:
@@ -117,5 +117,8 @@ def _table(run: Run, nrmse: dict[str, float], mae: dict[str, float], words: str)
         parts.append(f"{features:,} feature values missing (the last seen is used)")
     if run.forecaster.skipped:
         parts.append(f"{run.forecaster.skipped:,} updates skipped, as they were not finite")
-    parts.append(f"{speed:,.0f} rows/s, first forecast {first} after the start")
+    if run.first_forecast is not None:
+        parts.append(f"first forecast {run.first_forecast:.1f} s after the start")
+    if run.speed is not None:
+        parts.append(f"then {run.speed:,.0f} rows/s")
     console.print("; ".join(parts) + ".", highlight=False)

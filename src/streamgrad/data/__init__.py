@@ -4,5 +4,5 @@ This package is for the command line and the experiments; the core never imports
 """
 
 from streamgrad.data.errors import SourceError as SourceError
-from streamgrad.data.sources import Source as Source, open_source as open_source
 from streamgrad.data.series import SERIES as SERIES, Series as Series
+from streamgrad.data.sources import Source as Source, open_source as open_source

@@ -57,7 +57,7 @@ class _Columnar(Source):
                     try:
                         out[i, j] = np.nan if value in (None, "") else float(value)
                     except ValueError:
-                        good, error = i, bad_number(value, row + i, name, self.name)
+                        good, error = i, bad_number(str(value), row + i, name, self.name)
                         break
         return out[:good], error
 

@@ -64,7 +64,7 @@ class Source(abc.ABC):
             yield batch
         if seen < start:
             raise SourceError(
-                f"{self.name} ends before data row {start + 1}, where the checkpoint stopped: it is "
+                f"{self.name} ends before data row {start}, where the checkpoint was made: it is "
                 "another or a shortened stream. Give the same one, or start anew without --resume."
             )
 
@@ -105,9 +105,7 @@ def open_source(name: str) -> Source:
             return SERIES[name].open()
         raise _missing(name, path)
     if path.is_dir():
-        raise SourceError(
-            f"{name} is a folder, and a file ({FORMATS}) was expected: name one file in it."
-        )
+        raise SourceError(f"{name} is a folder, and a file ({FORMATS}) was expected: name one file in it.")
     try:
         with open(path, "rb") as file:
             magic = file.read(8)

@@ -126,13 +126,9 @@ class Delimited(_Text):
         try:
             text = header.decode()
         except UnicodeDecodeError:
-            raise SourceError(
-                f"{name}: the header is not UTF-8 text; convert the file to UTF-8."
-            ) from None
+            raise SourceError(f"{name}: the header is not UTF-8 text; convert the file to UTF-8.") from None
         counts = {mark: text.count(mark) for mark in ("\t", ",", ";")}
-        self._delimiter = (
-            max(counts, key=lambda mark: counts[mark]) if any(counts.values()) else ","
-        )
+        self._delimiter = max(counts, key=lambda mark: counts[mark]) if any(counts.values()) else ","
         fields = next(std_csv.reader([text.rstrip("\r")], delimiter=self._delimiter))
         self.columns = tuple(field.strip() for field in fields)
         if len(set(self.columns)) != len(self.columns):
@@ -157,6 +153,11 @@ class Delimited(_Text):
             if not block.strip(b"\r\n") and (not block or len(self.columns) > 1):
                 yield row, np.empty((0, len(columns)))
                 continue
+            if block.count(b'"') % 2:
+                raise SourceError(
+                    f"{self.name}: a quotation mark is left open after data row {row}: is the file "
+                    "cut in the middle of a row? Close it or delete that row."
+                )
             array, error = self._parse(block, columns, row)
             yield row, array
             if error is not None:
@@ -201,9 +202,7 @@ class Delimited(_Text):
         skip = lambda bad: (ragged.append(bad), "skip")[1]
         table = csv.read_csv(
             io.BytesIO(block),
-            csv.ReadOptions(
-                column_names=list(self.columns), use_threads=False, block_size=len(block) + 1
-            ),
+            csv.ReadOptions(column_names=list(self.columns), use_threads=False, block_size=len(block) + 1),
             csv.ParseOptions(
                 delimiter=self._delimiter,
                 newlines_in_values=b'"' in block,
@@ -212,7 +211,7 @@ class Delimited(_Text):
             ),
             csv.ConvertOptions(
                 include_columns=list(columns),
-                column_types={column: kind for column in columns},
+                column_types=dict.fromkeys(columns, kind),
                 null_values=list(MISSING),
                 strings_can_be_null=True,
             ),

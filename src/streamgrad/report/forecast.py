@@ -90,9 +90,9 @@ def _forecasts(axes: Any, folder: Path, title: str) -> None:
 
 def _errors(axes: Any, folder: Path) -> None:
     every, lines = read_metrics(folder)
-    methods = list(lines[-1]["newest"]["nrmse"]) if lines else []
+    methods = list(lines[-1]["newest"]["rmse"]) if lines else []
     for method in sorted(methods, key=lambda m: m == "network"):  # the network on top
-        points = [(m["row"], m["newest"]["nrmse"].get(method)) for m in lines]
+        points = [(m["row"], m["newest"]["rmse"].get(method)) for m in lines]
         points = [(row, error) for row, error in points if error]
         if points:
             row, error = zip(*points)
@@ -104,6 +104,8 @@ def _errors(axes: Any, folder: Path) -> None:
         axes.legend(loc="upper right", ncols=4, frameon=False, fontsize=9)
         low, high = axes.get_ylim()
         axes.set_ylim(low, high * (high / low) ** 0.15)
-    axes.set_title(f"running error: nRMSE in each {every} rows" if lines else "", loc="left")
+    axes.set_title(
+        f"running error: root mean square of each {every} rows" if lines else "", loc="left"
+    )
     axes.set_xlabel("row")
     axes.margins(x=0.01)

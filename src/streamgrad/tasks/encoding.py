@@ -131,7 +131,7 @@ def _carry_forward(last: np.ndarray, rows: np.ndarray, seen: np.ndarray) -> np.n
 
 
 def _running(carry: np.ndarray, values: np.ndarray, axis: int) -> np.ndarray:
-    """Sums from the start of the stream to each row; added one by one, so portions do not matter."""
+    """Sums from the start of the stream to each row, added one by one."""
     both = np.concatenate([np.expand_dims(carry, axis), values], axis=axis)
     sums = np.add.accumulate(both, axis=axis)
     return sums.take(range(1, sums.shape[axis]), axis=axis)

@@ -116,16 +116,29 @@ class Forecaster:
         forgetting: float = 0.999,
         seed: int = 0,
     ):
-        key_cell, key_mix, key = jax.random.split(jax.random.key(seed), 3)
-        core, out = make_cell(cell, recurrent_size, units, key=key_cell)
-        mix = None if out == FEATURES else eqx.nn.Linear(out, FEATURES, key=key_mix)
-        readout = sg.RLS(FEATURES + size - 2, 1, forgetting=forgetting, ridge=RIDGE)
-        net = sg.Recurrent(core, make_algorithm(algorithm))
-        self.model = Model(net, mix, readout, recurrent_size)
+        rule = make_algorithm(algorithm)
         optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate / horizon))
-        learner = sg.Learner(self.model, optimiser, loss=sg.losses.mse, delay=horizon)
-        like = (np.zeros(size, np.float32), np.zeros(1, np.float32))
-        self.state = learner.init(key=key, like=like)
+        self._dtype = np.dtype(jnp.result_type(float))
+        like = (np.zeros(size, self._dtype), np.zeros(1, self._dtype))
+
+        def make_model(key):
+            key_cell, key_mix = jax.random.split(key)
+            core, out = make_cell(cell, recurrent_size, units, key=key_cell)
+            mix = None if out == FEATURES else eqx.nn.Linear(out, FEATURES, key=key_mix)
+            readout = sg.RLS(FEATURES + size - 2, 1, forgetting=forgetting, ridge=RIDGE)
+            return Model(sg.Recurrent(core, rule), mix, readout, recurrent_size)
+
+        def make_learner(model):
+            return sg.Learner(model, optimiser, loss=sg.losses.mse, delay=horizon)
+
+        @eqx.filter_jit  # one compilation, where a hundred small ones would take seconds
+        def start(key):
+            key_model, key_state = jax.random.split(key)
+            model = make_model(key_model)
+            return model, make_learner(model).init(key=key_state, like=like)
+
+        self.model, self.state = start(jax.random.key(seed))
+        learner = make_learner(self.model)
         self._size = size
 
         # One compiled loop for any number of rows: the same arithmetic in whatever portions they
@@ -149,8 +162,8 @@ class Forecaster:
         returns.
         """
         n = len(inputs)
-        rows = np.zeros((self.portion, self._size), np.float32)
-        targets = np.full((self.portion, 1), np.nan, np.float32)
+        rows = np.zeros((self.portion, self._size), self._dtype)
+        targets = np.full((self.portion, 1), np.nan, self._dtype)
         rows[:n], targets[:n, 0] = inputs, learn
         self.state, outputs = self._loop(self.state, rows, targets, n)
         return outputs

@@ -25,7 +25,6 @@ class Scores:
         m = len(self.methods)
         self.state: dict[str, np.ndarray] = {
             "first": np.full(1, np.nan),
-            "range": np.array([np.inf, -np.inf]),
             "all": np.zeros(3 + 2 * m),  # 1, d, d², squared errors, absolute errors
             "part": np.zeros(3 + 2 * m),
         }
@@ -46,8 +45,6 @@ class Scores:
         terms = np.concatenate([np.ones_like(shift), shift, shift**2, error**2, abs(error)], axis=1)
         for name in ("all", "part"):
             state[name] = np.add.accumulate(np.concatenate([state[name][None], terms]))[-1]
-        low, high = state["range"]
-        state["range"] = np.array([min(low, truth.min()), max(high, truth.max())])
 
     def restart(self) -> None:
         """Begin a new part."""
@@ -64,14 +61,16 @@ class Scores:
         count, total, square = self.state["all"][:3]
         return float(np.sqrt(max(0.0, square / count - (total / count) ** 2))) if count else np.nan
 
-    def nrmse(self, part: bool = False) -> dict[str, float]:
-        """Root mean square error over the target's deviation, per method."""
+    def rmse(self, part: bool = False) -> dict[str, float]:
+        """Root mean square error in the target's unit, per method."""
         sums, m = self.state["part" if part else "all"], len(self.methods)
-        deviation = self.deviation
-        if not sums[0] or not deviation > 0:
-            return dict.fromkeys(self.methods, float("nan"))
-        root = np.sqrt(sums[3 : 3 + m] / sums[0]) / deviation
+        root = np.sqrt(sums[3 : 3 + m] / sums[0]) if sums[0] else np.full(m, np.nan)
         return dict(zip(self.methods, root.tolist()))
+
+    def nrmse(self, part: bool = False) -> dict[str, float]:
+        """Root mean square error over the target's deviation so far, per method."""
+        deviation = self.deviation if self.deviation > 0 else float("nan")
+        return {name: error / deviation for name, error in self.rmse(part).items()}
 
     def mae(self, part: bool = False) -> dict[str, float]:
         """Mean absolute error in the target's unit, per method."""
