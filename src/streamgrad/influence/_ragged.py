@@ -37,12 +37,14 @@ class Ragged(Layout[Bank]):
         step = core.linearise(state, x)
         d = self._values(core, step, plan).astype(trace.dtype)
         own = immediate(core, step, trace.dtype).reshape(-1, trace.shape[1])
-        d, own = jax.lax.optimization_barrier((d, own))
-        parts = []
+        # All factors in one gather, before the loops over rows.
+        d, own = jax.lax.optimization_barrier((d[plan.slots], own))
+        parts, start = [], 0
         for rows in plan.classes:
             total = None
-            for slot, source in zip(rows.slot, rows.source, strict=True):
-                term = d[slot][:, None] * trace[source]
+            for source in rows.source:
+                term = d[start : start + rows.count][:, None] * trace[source]
+                start += rows.count
                 total = term if total is None else total + term
             if rows.immediate is not None:
                 added = own[rows.immediate]
@@ -75,21 +77,22 @@ class Ragged(Layout[Bank]):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
-    """A class of rows fed by the same number of non-zeros of D: `slot[t]`, `source[t]` are the t-th non-zero
-    and the row of J that it multiplies; `immediate` the row of I to add."""
+    """A class of `count` rows fed by the same number of non-zeros of D: `source[t]` is the row of J that the
+    t-th one multiplies; `immediate` the row of I to add."""
 
     count: int
-    slot: list[np.ndarray]
     source: list[np.ndarray]
     immediate: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """Index arrays of a ragged J: `unit[k]`, `row[k]` say what row k of the trace holds."""
+    """Index arrays of a ragged J: `unit[k]`, `row[k]` say what row k of the trace holds; `slots` are the
+    non-zeros of D in the order in which the classes use them; `terms` counts them without padding."""
 
     unit: np.ndarray
     row: np.ndarray
+    slots: np.ndarray
     classes: list[Rows]
     own: list[tuple[int, int]]
     linked: list[tuple[int, int, tuple[int, ...]]]
@@ -154,7 +157,8 @@ def _plan(links: tuple[Link, ...], entries: int, emits: int, structure, n: int, 
     rank[new_order] = np.arange(len(row))
 
     first = np.cumsum(counts) - counts
-    classes = []
+    as_index = lambda a: np.ascontiguousarray(a, np.int32)
+    classes, slots_of = [], []
     for flag, count in sorted(set(zip(entered.tolist(), padded.tolist(), strict=True))):
         members = new_order[(entered[new_order] == flag) & (padded[new_order] == count)]
         slot_of = np.full((count, len(members)), len(row_of))  # the extra slot holds zero
@@ -165,9 +169,10 @@ def _plan(links: tuple[Link, ...], entries: int, emits: int, structure, n: int, 
             slot_of[t, has] = slot[at]
             source_of[t, has] = rank[source[at]]
         add = (row[members] // units) * units + unit[members] if flag else None
-        as_index = lambda a: np.ascontiguousarray(a, np.int32)
-        classes.append(Rows(len(members), [*map(as_index, slot_of)], [*map(as_index, source_of)], add))
-    return Plan(unit[new_order].astype(np.int32), row[new_order].astype(np.int32), classes, own, linked, len(slot))
+        slots_of.append(slot_of.ravel())
+        classes.append(Rows(len(members), [*map(as_index, source_of)], add))
+    slots = as_index(np.concatenate(slots_of))
+    return Plan(as_index(unit[new_order]), as_index(row[new_order]), slots, classes, own, linked, len(slot))
 
 
 def _round_up(counts: np.ndarray) -> np.ndarray:
