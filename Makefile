@@ -16,7 +16,8 @@ help:
 	@sed -n '1,4s/^# //p' Makefile
 
 learn: .venv/.learn
-	$(BIN)/streamgrad learn seattle-temps --target temp --horizon 24 --period 24 --out $(OUT)
+	$(BIN)/streamgrad learn seattle-temps --target temp --horizon 24 --period 24 \
+	    --out $(OUT) --overwrite
 
 test: lint types docs tests
 

@@ -1,5 +1,6 @@
 """The documentation tells what the code does: every Python block of a page runs, in order."""
 
+import ast
 import os
 import re
 import subprocess
@@ -44,3 +45,34 @@ def test_snippets_run(page, tmp_path):
     file.write_text(script(page.read_text("utf-8")), "utf-8")
     done = run(str(file), cwd=tmp_path)
     assert done.returncode == 0, f"{page.relative_to(ROOT)}\n{done.stderr}"
+
+
+def messages() -> list[str]:
+    """Every string in the package, with … where a value is filled in."""
+    text = lambda part: part.value if isinstance(part, ast.Constant) else "…"
+    found = []
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(map(text, node.values)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_the_faq_quotes_messages_that_exist():
+    headings = re.findall(r"^### (`.*)$", (ROOT / "docs" / "faq.md").read_text("utf-8"), re.MULTILINE)
+    quoted = [quote for line in headings if "from JAX" not in line for quote in re.findall("`(.*?)`", line)]
+    known = messages()
+    for quote in quoted:
+        parts = [re.escape(part.strip()) for part in quote.split("…")]
+        assert any(re.search(".*".join(parts), message, re.DOTALL) for message in known), quote
+
+
+def test_the_command_line_page_names_every_option(tmp_path):
+    done = run("-m", "streamgrad.cli", "learn", "--help", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    there = set(re.findall(r"--[a-z][a-z-]+", done.stdout)) - {"--help"}
+    there = {option for option in there if not option.startswith("--no-")}
+    page = (ROOT / "docs" / "command-line.md").read_text("utf-8")
+    assert set(re.findall(r"^\| `(--[a-z-]+)`", page, re.MULTILINE)) == there
