@@ -166,9 +166,7 @@ def _unpacked(tree: PyTree) -> PyTree:
 
 
 def _repacked(tree: PyTree, like: PyTree) -> PyTree:
-    pack = lambda old, new: (
-        LearnerState(old.packing.pack(new), old.packing) if _is_packed(old) else new
-    )
+    pack = lambda old, new: LearnerState(old.packing.pack(new), old.packing) if _is_packed(old) else new
     return jax.tree.map(pack, like, tree, is_leaf=_is_packed)
 
 
@@ -294,8 +292,7 @@ def _check(file: Path, head: dict[str, Any], like: PyTree, config: dict[str, Any
         was, now = head["config"].get(name), config.get(name)
         if was != now:
             raise CheckpointError(
-                f"the checkpoint {file} is of another model: {name} was {was!r} and is now "
-                f"{now!r}. {advice}"
+                f"the checkpoint {file} is of another model: {name} was {was!r} and is now {now!r}. {advice}"
             )
     kinds = {name: _kind(name, leaf) for name, leaf in _leaves(like).items()}
     for name in sorted(kinds.keys() | head["kinds"].keys()):

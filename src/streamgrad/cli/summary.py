@@ -84,7 +84,7 @@ def verdict(nrmse: dict[str, float]) -> str:
         least = f"its nRMSE is {amount} below the best of them, {best}"
         return f"The {network} wins over {every}: {least}."
     losers = [name for name, error in floors.items() if error > mine]
-    rest = f" It does beat {' and '.join(losers)}." if losers else ""
+    rest = f" The {network} does beat {' and '.join(losers)}." if losers else ""
     return f"{best[0].upper() + best[1:]} wins: its nRMSE is {amount} below the {network}'s.{rest}"
 
 

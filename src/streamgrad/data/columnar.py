@@ -33,6 +33,8 @@ class _Columnar(Source):
     def _check_types(self, schema: Any, columns: Sequence[str]) -> None:
         for column in columns:
             kind = schema.field(column).type
+            if pa.types.is_dictionary(kind):
+                kind = kind.value_type
             number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
             number = number or pa.types.is_boolean(kind) or pa.types.is_decimal(kind)
             text = pa.types.is_string(kind) or pa.types.is_large_string(kind)

@@ -52,17 +52,17 @@ class Source(abc.ABC):
         for column in columns:
             if column not in self.columns:
                 raise unknown_column(column, self.columns, self.name)
-        seen = 0
+        end = self.rows or 0
         for first, batch in self._batches(columns, start):
-            batch = batch[max(0, start - first) :] if first < start else batch
-            seen = max(seen, first + len(batch), start if len(batch) else 0)
+            end = max(end, first + len(batch))
+            batch = batch[max(0, start - first) :]
             bad = np.isinf(batch)
             if bad.any():
                 row, column = (int(i) for i in np.argwhere(bad)[0])
                 yield batch[:row]
                 raise infinite(max(first, start) + row, columns[column], self.name)
             yield batch
-        if seen < start:
+        if end < start:
             raise SourceError(
                 f"{self.name} ends before data row {start}, where the checkpoint was made: it is "
                 "another or a shortened stream. Give the same one, or start anew without --resume."

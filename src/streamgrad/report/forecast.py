@@ -104,8 +104,6 @@ def _errors(axes: Any, folder: Path) -> None:
         axes.legend(loc="upper right", ncols=4, frameon=False, fontsize=9)
         low, high = axes.get_ylim()
         axes.set_ylim(low, high * (high / low) ** 0.15)
-    axes.set_title(
-        f"running error: root mean square of each {every} rows" if lines else "", loc="left"
-    )
+    axes.set_title(f"running error: root mean square of each {every} rows" if lines else "", loc="left")
     axes.set_xlabel("row")
     axes.margins(x=0.01)

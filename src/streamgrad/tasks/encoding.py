@@ -89,9 +89,7 @@ class Encoder:
         level = (filled - first - mean) / spread
 
         window = np.concatenate([state["window"], target])
-        window = np.where(
-            np.isfinite(window), window, first[0]
-        )  # before the start: the first value
+        window = np.where(np.isfinite(window), window, first[0])  # before the start: the first value
         step = np.diff(window)[self.lags - 2 :]
         squares = np.stack([seen[:, 0].astype(float), np.where(seen[:, 0], step, 0.0) ** 2], axis=1)
         steps = _running(state["steps"], squares, axis=0)

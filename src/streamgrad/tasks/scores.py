@@ -29,9 +29,7 @@ class Scores:
             "part": np.zeros(3 + 2 * m),
         }
 
-    def __call__(
-        self, truth: Float[np.ndarray, " n"], forecasts: Float[np.ndarray, "n methods"]
-    ) -> None:
+    def __call__(self, truth: Float[np.ndarray, " n"], forecasts: Float[np.ndarray, "n methods"]) -> None:
         """Score n rows."""
         state = self.state
         scored = np.isfinite(truth) & np.isfinite(forecasts).all(axis=1)
