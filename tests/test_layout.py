@@ -17,11 +17,11 @@ ROOT = PACKAGE.parent.parent
 
 # A module imports from its own layer and from those above it in this list.
 LAYERS = [
-    {"_dependence", "_dtypes", "_packing", "_static", "structure", "wiring", "cells"},
+    {"_compile", "_dependence", "_dtypes", "_packing", "_static", "structure", "wiring", "cells"},
     {"influence", "algorithms"},
     {"recurrent"},
     {"_cost", "_inference", "_memory", "nn", "readout", "losses", "learner", "explain", "check"},
-    {"data", "checkpoint", "tasks", "experiments"},
+    {"bench", "data", "checkpoint", "tasks", "experiments"},
     {"cli", "report"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
