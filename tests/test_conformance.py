@@ -1,0 +1,354 @@
+"""One table of cells and wirings against all algorithms, driven one step at a time in float64.
+
+A new cell is a row of `ROWS`, a new algorithm a row of `ALGORITHMS`; exceptions are columns of the tables.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from oracles import assert_no_silent_parameter, assert_same, distance, named
+
+import streamgrad as sg
+
+STEPS = 8
+IN = 3
+SEEDS = (0, 1)
+
+cells, wiring = sg.cells, sg.wiring
+OWN = dict(wiring=wiring.Sparse(fan_in=1, seed=3))
+SHARED = dict(wiring=wiring.Sparse(fan_in=2, seed=1, gates="shared"))
+COLUMNS = dict(wiring=wiring.Columns())
+BLOCKS = dict(units=6, wiring=wiring.Blocks(3))
+SPARSE_INPUT = dict(input_wiring=wiring.Sparse(fan_in=2, seed=5))
+
+
+def ring(params, state, x):
+    """Unit i hears itself and unit i - 1."""
+    return jnp.tanh(params["u"] * jnp.roll(state, 1) + params["v"] * state + params["w"] @ x)
+
+
+def ring_cell(pattern):
+    w = {"u": jnp.ones(9), "v": jnp.ones(9), "w": jnp.ones((9, IN))}
+    return cells.Function(ring, w, jnp.zeros(9), in_size=IN, pattern=pattern)
+
+
+def rotor(params, state, x):
+    """A complex state and a real one that reads it."""
+    z = state["z"] * jax.lax.complex(jnp.cos(params["turn"]), jnp.sin(params["turn"])) * 0.9
+    z = z + jax.lax.complex(params["re"] @ x, params["im"] @ x)
+    return {"z": z, "slow": 0.5 * state["slow"] + params["mix"] * z.real * z.imag}
+
+
+def rotor_cell():
+    rng = np.random.default_rng(0)
+    shapes = {"turn": (2,), "re": (2, IN), "im": (2, IN), "mix": (2,)}
+    state = {"z": jnp.zeros(2, complex), "slow": jnp.zeros(2)}
+    params = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
+    return cells.Function(rotor, params, state, in_size=IN, pattern="dense")
+
+
+def chain(*makers):
+    def make(key):
+        made, size = [], IN
+        for k, (kind, options) in enumerate(makers):
+            made.append(kind(size, key=jax.random.fold_in(key, k), **options))
+            size = made[-1].out_size
+        return cells.Chain(made)
+
+    return make
+
+
+@dataclasses.dataclass
+class Row:
+    """A cell with a wiring.
+
+    - `spatial`: parameters (or, with an index, parts of them) that act on the past alone; None where
+      `Spatial` refuses the cell, which cannot tell;
+    - `mixed`: parameters that act both on the past and on the input: not compared under `Spatial`;
+    - `unit_of_row`: for cells that are not units of one wiring, the unit of each state entry;
+    - `alike`: algorithms whose bias cannot show here: a silent spiking net has no pseudo-derivative, and in
+      these few steps none lies on a path of that length;
+    - `casts`: whether it can be brought to another precision by casting its parameters.
+    """
+
+    name: str
+    make: Callable
+    spatial: dict | None = dataclasses.field(default_factory=lambda: {".weight_h": ...})
+    mixed: tuple = ()
+    unit_of_row: list | None = None
+    alike: tuple = ()
+    casts: bool = True
+
+
+def row(name, kind, units=5, **options):
+    more = {k: options.pop(k) for k in ("spatial", "mixed", "alike") if k in options}
+    return Row(name, lambda key, **dtype: kind(IN, units, key=key, **options, **dtype), **more)
+
+
+ROWS = [
+    row("Vanilla-dense", cells.Vanilla),
+    row("Vanilla-sparse", cells.Vanilla, **OWN, **SPARSE_INPUT),
+    row("Vanilla-columns", cells.Vanilla, **COLUMNS),
+    row("GRU-dense", cells.GRU),
+    row("GRU-sparse", cells.GRU, units=7, **OWN),
+    row("GRU-shared", cells.GRU, **SHARED, **SPARSE_INPUT),
+    row("GRU-blocks", cells.GRU, **BLOCKS),
+    row("GRU-columns", cells.GRU, **COLUMNS),
+    row("GRU-before-dense", cells.GRU, reset_before=True, spatial=None),
+    row("GRU-before-sparse", cells.GRU, units=7, reset_before=True, spatial=None, **OWN, **SPARSE_INPUT),
+    row("GRU-before-columns", cells.GRU, reset_before=True, spatial=None, **COLUMNS),
+    row("LSTM-dense", cells.LSTM, **SPARSE_INPUT),
+    row("LSTM-sparse", cells.LSTM, units=7, **OWN),
+    row("LSTM-shared", cells.LSTM, **SHARED),
+    row("LSTM-blocks", cells.LSTM, **BLOCKS),
+    row("LSTM-columns", cells.LSTM, **COLUMNS, **SPARSE_INPUT),
+    row("LeakyRNN-sparse", cells.LeakyRNN, leak=0.3, **OWN),
+    row("IndRNN-tanh", cells.IndRNN, activation=jnp.tanh, spatial={".bias": 1}),
+    row("IndRNN-relu", cells.IndRNN, spatial={".bias": 1}, **SPARSE_INPUT),
+    row("MinGRU", cells.MinGRU, spatial={}),
+    row("LRU", cells.LRU, spatial={".nu": ..., ".theta": ...}),
+    row("LRU-wide", cells.LRU, out_size=4, spatial={".nu": ..., ".theta": ...}),
+    row("RTU", cells.RTU, spatial={".theta": ...}, mixed=(".nu",)),
+    row("LIF-dense", cells.LIF),
+    row("LIF-sparse", cells.LIF, alike=("SnAp-3",), **OWN),
+    row("ALIF-sparse", cells.ALIF, alike=("SnAp-3",), **OWN),
+    Row(
+        "Chain-LRU-GRU-LSTM",
+        chain(
+            (cells.LRU, dict(units=3)),
+            (cells.GRU, dict(units=4, **OWN)),
+            (cells.LSTM, dict(units=3, **COLUMNS, **SPARSE_INPUT)),
+        ),
+        spatial=None,
+        unit_of_row=[0, 1, 2] * 2 + [3, 4, 5, 6] + [7, 8, 9] * 2,
+    ),
+    Row(
+        "Chain-MinGRU-before-LRU",
+        chain(
+            (cells.MinGRU, dict(units=3, **SPARSE_INPUT)),
+            (cells.GRU, dict(units=3, reset_before=True, **OWN)),
+            (cells.LRU, dict(units=2)),
+        ),
+        spatial=None,
+        unit_of_row=[0, 1, 2, 3, 4, 5] + [6, 7] * 2,
+    ),
+    Row("Function", lambda key: ring_cell("auto"), spatial=None, casts=False, unit_of_row=[*range(9)]),
+    Row("Function-dense", lambda key: ring_cell("dense"), spatial=None, casts=False, unit_of_row=[0] * 9),
+    Row("Function-complex", lambda key: rotor_cell(), spatial=None, casts=False, unit_of_row=[0] * 6),
+]
+
+
+@dataclasses.dataclass
+class Algorithm:
+    """- `order`: n of the pattern M_n that it keeps, when it keeps one; `window`: of the past, likewise;
+    - `spatial`: whether it stops the recurrent term.
+    """
+
+    algorithm: sg.algorithms.Algorithm
+    order: int | None = None
+    window: int | None = None
+    spatial: bool = False
+
+
+ALGORITHMS = {
+    "RTRL": Algorithm(sg.RTRL(), order=99),
+    "SnAp-1": Algorithm(sg.SnAp(n=1), order=1),
+    "SnAp-2": Algorithm(sg.SnAp(n=2), order=2),
+    "SnAp-3": Algorithm(sg.SnAp(n=3), order=3),
+    "SnAp-20": Algorithm(sg.SnAp(n=20), order=20),
+    "TBPTT-3": Algorithm(sg.TBPTT(window=3), window=3),
+    "Spatial": Algorithm(sg.Spatial(), window=1, spatial=True),
+    "Frozen": Algorithm(sg.Frozen(), window=0),
+}
+ORDERED = [name for name, entry in ALGORITHMS.items() if entry.order]
+
+
+class Case:
+    """What the tests of one row share, each computed once."""
+
+    def __init__(self, row):
+        self.row = row
+        self.cell = row.make(jax.random.key(0))
+        self.layer = functools.cache(lambda name: sg.Recurrent(self.cell, ALGORITHMS[name].algorithm))
+        self.problem = functools.cache(lambda seed, hot=False: oracles.problem(self.cell, STEPS, seed, hot))
+        self.at = functools.cache(lambda seed: oracles.randomised(self.cell, seed))
+        self.linear = functools.cache(lambda *s: oracles.linearise(self.at(s[0]), *self.problem(*s)))
+        self.exact = functools.cache(lambda *s: named(oracles.bptt(self.at(s[0]), *self.problem(*s))))
+        self.apart = functools.cache(self._apart)
+
+    def with_weights(self, name, seed):
+        return eqx.tree_at(lambda layer: layer.cell, self.layer(name), self.at(seed))
+
+    def _apart(self, name, *problem):
+        return oracles.online(self.with_weights(name, problem[0]), *self.problem(*problem))
+
+    def online(self, name, *problem):
+        """The online gradient at every step. Algorithms that end up with one plan share one program."""
+        plan = getattr(self.layer(name).algorithm, "layout", None)
+        alike = [other for other in ORDERED if plan is not None and self.layer(other).algorithm.layout == plan]
+        return self.apart((alike or [name])[0], *problem)
+
+    def traits(self, name):
+        layer = self.layer(name)
+        return layer.algorithm.traits(layer.cell.core())
+
+    @functools.cached_property
+    def pattern(self):
+        if self.row.unit_of_row is None:
+            return oracles.pattern_of_wiring(self.cell)
+        return oracles.pattern_of_values(self.cell, np.array(self.row.unit_of_row))
+
+    def defined(self, name, *seed):
+        """The gradient as the algorithm's definition has it, by brute force."""
+        entry, linear = ALGORITHMS[name], self.linear(*seed)
+        i, d = linear.immediate, linear.dynamics
+        if entry.order:
+            return linear.gradient(oracles.brute_force(i, d, self.pattern.mask(entry.order)))
+        gradient = linear.gradient(oracles.truncated(i, d, entry.window))
+        for leaf, part in self.row.spatial.items() if entry.spatial else ():
+            gradient[leaf][:, part] = 0
+        return gradient
+
+    def applies(self, name):
+        return not (ALGORITHMS[name].spatial and self.row.spatial is None)
+
+
+@functools.cache
+def case_of(row):
+    return Case(ROWS[row])
+
+
+# The tests of a row stay together, in one process.
+ROW = [pytest.param(k, marks=pytest.mark.xdist_group(row.name), id=row.name) for k, row in enumerate(ROWS)]
+
+
+@pytest.fixture(params=ROW, scope="module")
+def case(request):
+    return case_of(request.param)
+
+
+def reduced(gradient, skip):
+    return {name: leaf for name, leaf in gradient.items() if name not in skip}
+
+
+each_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
+
+
+def test_the_oracles_agree(case):
+    """Two ways to the exact gradient, and where both exist two ways to the pattern."""
+    linear = case.linear(0)
+    full = oracles.brute_force(linear.immediate, linear.dynamics)
+    assert_same(linear.gradient(full), case.exact(0))
+    if case.row.unit_of_row is None:
+        by_values = oracles.pattern_of_values(case.cell, case.pattern.unit)
+        np.testing.assert_array_equal(case.pattern.reads, by_values.reads)
+        np.testing.assert_array_equal(case.pattern.enters, by_values.enters)
+
+
+@each_algorithm
+def test_the_gradient_is_the_defined_one(case, name):
+    """At every step, for several draws of weights and inputs, one-hot inputs too."""
+    if not case.applies(name):
+        with pytest.raises(TypeError, match=r"TBPTT\(window=1\)"):
+            case.layer(name)
+        return
+    skip = case.row.mixed if ALGORITHMS[name].spatial else ()
+    for problem in (0,), (1,), (0, True):
+        assert_same(reduced(case.online(name, *problem), skip), reduced(case.defined(name, *problem), skip))
+
+
+@each_algorithm
+def test_traits_say_what_holds(case, name):
+    """Exact ones equal backprop through time at every step, biased ones differ from it."""
+    if not case.applies(name):
+        return
+    traits, order = case.traits(name), ALGORITHMS[name].order
+    assert traits.bias == ("exact" if order and case.pattern.closed(order) else "biased")
+    got, want = case.online(name, 0), case.exact(0)
+    if traits.bias == "exact":
+        for seed in SEEDS:
+            assert_same(case.online(name, seed), case.exact(seed))
+    elif name not in case.row.alike:
+        assert distance(got, want).max() > 1e-6
+    if traits.exact_at_one_step:
+        first = lambda gradient: {leaf: value[:1] for leaf, value in gradient.items()}
+        assert_same(first(got), first(want))
+
+
+@pytest.mark.parametrize("name", ["RTRL", "SnAp-1", "TBPTT-3"])
+def test_every_parameter_learns(case, name):
+    assert case.traits(name).zero_leaves == ()
+    assert_no_silent_parameter(case.online(name, 0))
+
+
+@pytest.mark.parametrize("name", ["Spatial", "Frozen"])
+def test_declared_parameters_and_no_others_get_zero(case, name):
+    """Declared by the leaves of the core; outputs are no part of it and always learn."""
+    if not case.applies(name):
+        return
+    layer = case.with_weights(name, 0)
+    core, state = layer.cell.core(), jax.tree.map(lambda s: s + 0.5, layer.cell.init_state())
+    carry, x = sg.algorithms.Carry(state, layer.init(key=jax.random.key(0)).trace), case.problem(0)[0][0]
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def gradient(core, algorithm):
+        return jnp.sum(jnp.sin(oracles.to_rows(algorithm.step(core, carry, x).state)))
+
+    gradient = named(gradient(core, layer.algorithm))
+    declared = case.traits(name).zero_leaves
+    assert_no_silent_parameter(gradient, gradient if declared == ("*",) else declared)
+
+
+def test_a_window_of_bptt(case):
+    layer = sg.Recurrent(case.at(0), sg.BPTT())
+    assert layer.algorithm.traits(layer.cell.core()).bias == "exact"
+    total = {name: leaf.sum(0, keepdims=True) for name, leaf in case.exact(0).items()}
+    assert_same(oracles.bptt_window(layer, *case.problem(0)), total)
+
+
+@pytest.mark.parametrize("name", ["SnAp-2", "TBPTT-3"])
+def test_streams_in_a_batch_scanned_equal_streams_apart(case, name):
+    layer = case.with_weights(name, 0)
+    problems = [case.problem(0), case.problem(0, True)]
+    by_time = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *problems)
+
+    @eqx.filter_jit
+    def run(layer, by_time):
+        def objective(layer, carry, x, weights):
+            carry, y = jax.vmap(layer)(carry, x)
+            return jax.vmap(oracles.loss)(y, weights).sum(), carry
+
+        def body(carry, now):
+            gradient, carry = eqx.filter_grad(objective, has_aux=True)(layer, carry, *now)
+            return carry, gradient.cell
+
+        carry = jax.vmap(lambda key: layer.init(key=key))(jax.random.split(jax.random.key(0)))
+        return jax.lax.scan(body, carry, by_time)[1]
+
+    apart = [case.online(name, 0), case.online(name, 0, True)]
+    assert_same(named(run(layer, by_time)), {leaf: sum(each[leaf] for each in apart) for leaf in apart[0]})
+
+
+@pytest.mark.parametrize(("dtype", "name"), [("float32", "RTRL"), ("bfloat16", "SnAp-1")])
+def test_low_precision(case, dtype, name):
+    """Close to float64 at the same weights; traces are at least float32."""
+    if not case.row.casts:
+        return
+    low = oracles.cast(case.at(0), dtype)
+    problem = case.problem(0)
+    layer = sg.Recurrent(low, ALGORITHMS[name].algorithm)
+    traces = jax.tree.leaves(layer.init(key=jax.random.key(0)).trace)
+    assert {leaf.real.dtype.name for leaf in traces} == {"float32"}
+    got = oracles.online(layer, *jax.tree.map(lambda a: a.astype(dtype), problem))
+    assert {leaf.dtype.name for leaf in got.values()} == {dtype}
+    high = eqx.tree_at(lambda other: other.cell, case.layer(name), oracles.cast(low, "float64"))
+    got = {leaf: value.astype("float64") for leaf, value in got.items()}
+    assert distance(got, oracles.online(high, *problem)).max() < {"float32": 1e-4, "bfloat16": 0.2}[dtype]
