@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 #: Leaves of at most this many elements share one vector a dtype; larger ones stay in place and are donated.
-SMALL = 4096
+SMALL = 256
 
 
 class Packing:

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
+from ._compile import compiler_options
 from ._inference import inference
 from ._memory import (
     LearnerState,
@@ -97,9 +98,10 @@ class Learner:
         arrays, self._static = eqx.partition(model, eqx.is_array)
         self._template = arrays
         self._trained = jax.tree.map(lambda leaf, own: eqx.is_inexact_array(leaf) and not own, arrays, fitted(model))
-        self._step = jax.jit(self._packed_step, donate_argnums=0)
-        self._run = jax.jit(self._packed_run, donate_argnums=0)
-        self._shapes: tuple | None = None
+        compiled = functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
+        self._step, self._run = compiled(self._packed_step), compiled(self._packed_run)
+        self._checked: set = set()
+        self._packings: dict[Packing, Packing] = {}
 
     # Public calls.
 
@@ -121,10 +123,12 @@ class Learner:
     ) -> tuple[LearnerState, Output]:
         """One step of the stream. `reset=True` says that x begins a new episode: state and traces start anew
         before it, running statistics stay. Consumes `st`."""
-        st = self._opened(st, x, target, lead=())
+        st = self._opened(st, x, target)
         if reset is None:
             reset = _FALSE
-        return self._step(st, x, target, reset)
+        # Under the user's own jit, the compiler's options are the user's.
+        step = self._packed_step if _is_traced(st) else self._step
+        return step(st, x, target, reset)
 
     def run(
         self, st: LearnerState, xs: Any, targets: Any, *, resets: Any = None
@@ -140,9 +144,10 @@ class Learner:
             )
         if length == 0:
             raise ValueError("run expects at least one step, got an empty sequence.")
-        st = self._opened(st, xs[0], targets[0], lead=(length,))
+        st = self._opened(st, xs[0], targets[0])
         resets = np.zeros(length, bool) if resets is None else resets
-        return self._run(st, xs, targets, resets)
+        run = self._packed_run if _is_traced(st) else self._run
+        return run(st, xs, targets, resets)
 
     def predict(self, st: LearnerState, x: Any) -> Array:
         """The prediction for x after all that was seen, from the newest weights. Changes nothing: a learner
@@ -187,10 +192,10 @@ class Learner:
             return model.init(key=key)
         return jax.vmap(lambda k: model.init(key=k))(jax.random.split(key, self.streams))
 
-    def _opened(self, st: LearnerState, x, target, lead) -> LearnerState:
-        """Check one step's shapes, and on the first call add the buffers that depend on them."""
+    def _opened(self, st: LearnerState, x, target) -> LearnerState:
+        """Check a step's shapes once, and on the first call add the buffers that depend on them."""
         shapes = (np.shape(x), np.shape(target))
-        if shapes == self._shapes and st.packing is self._packing:
+        if (st.packing, shapes) in self._checked:
             return st
         memory = st.memory
         if self._lead and any(shape[:1] != self._lead for shape in shapes):
@@ -210,13 +215,15 @@ class Learner:
                 "make them equal (a scalar target of a model with one output has shape (1,))."
             )
         if (self.delay or self._windowed) and memory.window == () and memory.pending == ():
-            memory = self._with_buffers(memory, x, target, prediction)
-            packing = Packing(memory)
-            st = LearnerState(packing.pack(memory), packing)
-        self._shapes, self._packing = shapes, st.packing
+            st = self._packed(self._with_buffers(memory, x, target, prediction))
+        self._checked.add((st.packing, shapes))
         return st
 
-    _packing: Packing | None = None
+    def _packed(self, memory: Memory) -> LearnerState:
+        """Packed by one and the same object for equal states, so that a call finds it by identity."""
+        packing = Packing(memory)
+        packing = self._packings.setdefault(packing, packing)
+        return LearnerState(packing.pack(memory), packing)
 
     def _with_buffers(self, memory: Memory, x, target, prediction) -> Memory:
         ring = lambda like, n, fill=0: jnp.full((n, *like.shape), fill, like.dtype)
@@ -349,15 +356,20 @@ class Learner:
         return inference(eqx.combine(arrays, self._static))
 
     def _restart(self, model, carry, reset, key):
-        """A fresh carry where `reset` says so, running statistics kept. What is zero at the start costs no
-        pass of its own: the selection is fused with the next advance."""
-        if self.streams is None:
-            fresh = model.init(key=key)
-        else:
-            fresh = jax.vmap(lambda k: model.init(key=k))(jax.random.split(key, self.streams))
-        is_persistent = lambda node: isinstance(node, Persistent)
-        choose = lambda new, old: old if is_persistent(old) else select(reset)(new, old)
-        return jax.tree.map(choose, fresh, carry, is_leaf=is_persistent)
+        """A fresh carry where `reset` says so, running statistics kept."""
+
+        def fresh(carry):
+            if self.streams is None:
+                new = model.init(key=key)
+            else:
+                new = jax.vmap(lambda k: model.init(key=k))(jax.random.split(key, self.streams))
+            is_persistent = lambda node: isinstance(node, Persistent)
+            choose = lambda new, old: old if is_persistent(old) else select(reset)(new, old)
+            return jax.tree.map(choose, new, carry, is_leaf=is_persistent)
+
+        # A branch, not a selection: it costs nothing while it is not taken, and it keeps the flag out of the
+        # loops over traces, which would stop being vectorised.
+        return jax.lax.cond(reset.any(), fresh, lambda carry: carry, carry)
 
     def _loss(self, prediction, target):
         """The loss of each stream, NaN where there is no target, and whether there is one."""
@@ -433,3 +445,7 @@ class Learner:
 
 
 _FALSE = np.zeros((), bool)
+
+
+def _is_traced(st: LearnerState) -> bool:
+    return any(isinstance(array, jax.core.Tracer) for array in st.arrays)

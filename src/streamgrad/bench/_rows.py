@@ -1,0 +1,195 @@
+"""The rows of the benchmark: what is timed beside what, and the ratio that counts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import optax
+
+from .. import losses, nn
+from ..algorithms import RTRL, SnAp
+from ..cells import GRU, LSTM, Vanilla
+from ..learner import Learner
+from ..readout import Readout
+from ..recurrent import Recurrent
+from ..wiring import Columns, Sparse
+from . import _programs as programs
+from ._timing import Program, interleaved
+
+KEY = jax.random.key(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    - `title`, `detail`: what is measured;
+    - `make(steps)`: the programs, by name;
+    - `ratio(times)`: the figure of merit from microseconds a step by name; `meaning`: what it says;
+    - `to_reach`, `stretch`: aims for the ratio; `larger_is_better`: for bandwidth.
+    """
+
+    title: str
+    detail: str
+    make: Callable[[int], dict[str, Program]]
+    ratio: Callable[[dict[str, float]], float]
+    meaning: str
+    to_reach: float
+    stretch: float
+    steps: int = 2048
+    larger_is_better: bool = False
+
+
+def measure(row: Row, rounds: int = 9, steps: int | None = None) -> dict:
+    """Time a row's programs in turn: microseconds a step and the ratio."""
+    times = interleaved(row.make(steps or row.steps), rounds)
+    ratio = row.ratio({name: t["median"] for name, t in times.items()})
+    met = (lambda aim: ratio >= aim) if row.larger_is_better else (lambda aim: ratio <= aim)
+    return {
+        "row": row.title,
+        "detail": row.detail,
+        "microseconds_a_step": times,
+        "ratio": ratio,
+        "meaning": row.meaning,
+        "to_reach": row.to_reach,
+        "stretch": row.stretch,
+        "reached": "stretch" if met(row.stretch) else "yes" if met(row.to_reach) else "no",
+    }
+
+
+def _beside_bptt(cell, algorithm, steps, timed=programs.online, **options):
+    layer = Recurrent(cell, algorithm)
+    return {
+        "forward only": programs.forward(cell, steps),
+        "BPTT(128)": programs.bptt(cell, steps, **options),
+        "streamgrad": timed(layer, steps),
+    }
+
+
+def _dense(steps):
+    cell = GRU(32, 128, key=KEY)
+    return _beside_bptt(cell, SnAp(1), steps) | {
+        "BPTT(128), input product hoisted": programs.bptt(cell, steps, hoisted=True)
+    }
+
+
+def _sparse(steps):
+    return _beside_bptt(GRU(32, 128, wiring=Sparse(fan_in=8), input_wiring=Sparse(fan_in=8), key=KEY), SnAp(1), steps)
+
+
+def _large_sparse(steps):
+    return _beside_bptt(GRU(32, 1024, wiring=Sparse(fan_in=16), key=KEY), SnAp(1), steps)
+
+
+def _snap2_gru(gates):
+    def make(steps):
+        wiring = Sparse(fan_in=8, gates=gates)
+        cell = GRU(32, 128, wiring=wiring, input_wiring=Sparse(fan_in=8), key=KEY)
+        return _beside_bptt(cell, SnAp(2), steps, timed=programs.influence)
+
+    return make
+
+
+def _snap2_rnn(steps):
+    cell = Vanilla(32, 1024, wiring=Sparse(density=1 / 64), input_wiring=Sparse(fan_in=16), key=KEY)
+    return _beside_bptt(cell, SnAp(2), steps, timed=programs.influence)
+
+
+def _rtrl(steps):
+    cell = GRU(16, 64, key=KEY)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(cell))
+    return _beside_bptt(cell, RTRL(), steps) | {"bare product D J": programs.product(64, parameters, steps)}
+
+
+def _bandwidth(steps):
+    count = 161 * 3 * 128
+    return {
+        "J and W": programs.trace_and_update(161, 3, 128, steps),
+        "in-place loop": programs.in_place(2 * count, steps),
+    }
+
+
+COLUMNS = (128, 512, 1024, 4096)
+
+
+def _columns(steps):
+    layers = {n: Recurrent(LSTM(16, n, wiring=Columns(), key=KEY), SnAp(1)) for n in COLUMNS}
+    return {f"{n} columns": programs.online(layer, max(128, steps * 128 // n)) for n, layer in layers.items()}
+
+
+def _slope(times):
+    """Of log time against log units."""
+    return float(np.polyfit(np.log(COLUMNS), np.log([times[f"{n} columns"] for n in COLUMNS]), 1)[0])
+
+
+def _python(steps):
+    """The learner stepped from Python, and the same steps in one compiled call."""
+    model = nn.Sequential([Recurrent(GRU(8, 32, key=KEY), SnAp(1)), Readout(32, 1, key=KEY)])
+    learner = Learner(model, optax.sgd(1e-3), loss=losses.mse)
+    xs = np.random.default_rng(0).normal(size=(steps, 8)).astype(np.float32)
+    targets = xs[:, :1].copy()
+
+    def one_by_one(st):
+        for x, target in zip(xs, targets, strict=True):
+            st, out = learner.step(st, x, target)
+        return out
+
+    def fresh():
+        return (learner.init(key=KEY),)
+
+    return {
+        "compiled": Program(lambda st: learner.run(st, xs, targets)[1].loss, fresh, steps),
+        "from Python": Program(one_by_one, fresh, steps),
+    }
+
+
+def _over(name, base):
+    return lambda times: times[name] / times[base]
+
+
+ROWS = {
+    "dense": Row(
+        "dense GRU, SnAp-1 + SGD", "GRU 32 -> 128, an update every step", _dense,
+        _over("streamgrad", "BPTT(128)"), "over plain BPTT", 0.75, 0.6,
+    ),
+    "bandwidth": Row(
+        "J and W of SnAp-1", "161 x 3 x 128, float32; four passes against the in-place loop's two", _bandwidth,
+        lambda t: t["in-place loop"] / t["J and W"], "of the in-place loop's bandwidth", 0.65, 0.85,
+        larger_is_better=True,
+    ),
+    "sparse": Row(
+        "sparse GRU, SnAp-1 + SGD", "GRU 32 -> 128, fan-in 8", _sparse,
+        _over("streamgrad", "BPTT(128)"), "over BPTT", 0.9, 0.7,
+    ),
+    "large-sparse": Row(
+        "large sparse GRU, SnAp-1 + SGD", "GRU 32 -> 1024, fan-in 16, dense input", _large_sparse,
+        _over("streamgrad", "BPTT(128)"), "over BPTT", 0.9, 0.7, steps=512,
+    ),
+    "snap2-gru": Row(
+        "SnAp-2, J alone, gates with own patterns", "GRU 32 -> 128, fan-in 8", _snap2_gru("own"),
+        _over("streamgrad", "BPTT(128)"), "over BPTT", 13, 7, steps=512,
+    ),
+    "snap2-gru-shared": Row(
+        "SnAp-2, J alone, gates sharing a pattern", "GRU 32 -> 128, fan-in 8", _snap2_gru("shared"),
+        _over("streamgrad", "BPTT(128)"), "over BPTT", 13, 7, steps=512,
+    ),
+    "snap2-rnn": Row(
+        "SnAp-2, J alone", "RNN 32 -> 1024, 98.4% sparse", _snap2_rnn,
+        _over("streamgrad", "BPTT(128)"), "over BPTT", 5, 3, steps=256,
+    ),
+    "rtrl": Row(
+        "RTRL, whole step + SGD", "GRU 16 -> 64", _rtrl,
+        _over("streamgrad", "bare product D J"), "over the bare product", 1.25, 1.1, steps=128,
+    ),
+    "columns": Row(
+        "columns, SnAp-1 + SGD", "LSTM, Columns(), 16 inputs, 128 to 4096 units", _columns,
+        _slope, "slope of log time over log units", 1.15, 1.05,
+    ),
+    "python": Row(
+        "a step called from Python", "GRU 8 -> 32 and a readout, sg.Learner.step", _python,
+        lambda t: t["from Python"] - t["compiled"], "µs beyond the compiled step", 10, 5, steps=1024,
+    ),
+}  # fmt: skip

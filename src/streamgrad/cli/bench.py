@@ -1,0 +1,75 @@
+"""`streamgrad bench`: the speed of online learning, beside forward-only and BPTT on the same net."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Time rows of the benchmark: one pinned core, warm-up, programs in turn, medians, ratios within a run."""
+
+    rows: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Rows to time; all of them when none is named."""
+    rounds: int = 9
+    """How often each program is timed."""
+    quick: bool = False
+    """A few steps and rounds: whether it runs, not how fast."""
+    out: Path | None = None
+    """Write the figures here as JSON."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the rows, print a table, write JSON."""
+    options = tyro.cli(Options, args=arguments, prog="streamgrad bench")
+    from ..bench._timing import pin
+
+    core = pin()
+    import jax
+    from rich.console import Console
+
+    from ..bench import ROWS, measure
+
+    unknown = [name for name in options.rows if name not in ROWS]
+    if unknown:
+        print(f"streamgrad bench has no row {unknown[0]!r}; it has {', '.join(ROWS)}.", file=sys.stderr)
+        return 2
+    if options.rounds < 1:
+        print(f"--rounds must be at least 1, got {options.rounds}.", file=sys.stderr)
+        return 2
+    console = Console()
+    where = f"one core ({core})" if core is not None else "all cores (this system cannot pin)"
+    device = jax.devices()[0].device_kind
+    console.print(f"JAX {jax.__version__} on {device}, {where}; microseconds a step, medians")
+    results = []
+    names = options.rows or tuple(ROWS)
+    for k, name in enumerate(names):
+        with console.status(f"{name} ({k + 1} of {len(names)})"):
+            row = ROWS[name]
+            result = measure(row, 2, 128) if options.quick else measure(row, options.rounds)
+        results.append({"name": name, **result})
+        console.print(_text(name, row, result), highlight=False)
+    if options.out is not None:
+        machine = {"jax": jax.__version__, "device": device, "machine": platform.machine(), "core": core}
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps({**machine, "rows": results}, indent=1) + "\n", "utf-8")
+        console.print(f"wrote {options.out}")
+    return 0
+
+
+def _text(name, row, result) -> str:
+    lines = [f"\n[bold]{name}[/]  {row.title} ({row.detail})"]
+    for program, time in result["microseconds_a_step"].items():
+        lines.append(f"  {program:<34}{time['median']:>10.2f} µs  ({time['min']:.2f} to {time['max']:.2f})")
+    sign = ">=" if row.larger_is_better else "<="
+    aim = f"aim {sign} {row.to_reach:g}, stretch {row.stretch:g}: {result['reached']}"
+    lines.append(f"  [bold]{result['ratio']:.2f}[/] {row.meaning}; {aim}")
+    return "\n".join(lines)

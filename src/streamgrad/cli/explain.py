@@ -1,0 +1,55 @@
+"""`streamgrad explain`: what an algorithm keeps on a cell, what it costs, and whether it is exact."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Print the proof of exactness, and memory and operations a step beside BPTT and RTRL, for one layer."""
+
+    cell: Literal["Vanilla", "GRU", "LSTM", "LeakyRNN", "IndRNN", "MinGRU", "LRU", "RTU", "LIF", "ALIF"] = (
+        "GRU"
+    )
+    """The cell."""
+    in_size: int = 8
+    """The number of inputs."""
+    units: int = 64
+    """The number of units."""
+    density: float | None = None
+    """Sparse recurrent wiring with this share of the links, a pattern of its own for each gate."""
+    algorithm: Literal["SnAp", "RTRL", "TBPTT", "BPTT", "Spatial", "Frozen"] = "SnAp"
+    """The algorithm."""
+    n: int = 1
+    """The order of SnAp."""
+    window: int = 16
+    """The window of TBPTT."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Build the layer and print what `sg.explain` says."""
+    options = tyro.cli(Options, args=arguments, prog="streamgrad explain")
+    import jax
+
+    import streamgrad as sg
+
+    given = {"SnAp": {"n": options.n}, "TBPTT": {"window": options.window}}.get(options.algorithm, {})
+    try:
+        wiring = {} if options.density is None else {"wiring": sg.wiring.Sparse(density=options.density)}
+        if wiring and options.cell in ("LRU", "RTU"):
+            raise ValueError(f"{options.cell} has no links between units: leave --density out.")
+        cell = getattr(sg.cells, options.cell)(
+            options.in_size, options.units, key=jax.random.key(0), **wiring
+        )
+        layer = sg.Recurrent(cell, getattr(sg, options.algorithm)(**given))
+    except (ValueError, TypeError) as error:
+        print(f"streamgrad explain: {error}", file=sys.stderr)
+        return 2
+    print(sg.explain(layer))
+    return 0
