@@ -29,8 +29,8 @@ def _environment(cache: Path) -> dict[str, str]:
 
 def _command(source: Path, out: Path, *more: str) -> list[str]:
     command = [sys.executable, "-m", "streamgrad.cli", "learn", str(source), "--target", "value"]
-    options = "--features other --horizon 3 --period 24 --units 8 --checkpoint-every 400".split()
-    return [*command, *options, "--log-every", "100", "--out", str(out), *more]
+    command += ["--features", "other", "--horizon", "3", "--period", "24", "--units", "8"]
+    return [*command, "--checkpoint-every", "400", "--log-every", "100", "--out", str(out), *more]
 
 
 def _write_stream(path: Path) -> None:
@@ -47,9 +47,7 @@ def _write_stream(path: Path) -> None:
 def _files(folder: Path) -> dict[str, bytes]:
     newest = max((folder / "checkpoints").iterdir())
     names = ("predictions.csv", "metrics.jsonl", "summary.json")
-    return {name: (folder / name).read_bytes() for name in names} | {
-        newest.name: newest.read_bytes()
-    }
+    return {name: (folder / name).read_bytes() for name in names} | {newest.name: newest.read_bytes()}
 
 
 @pytest.mark.slow

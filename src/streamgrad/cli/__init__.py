@@ -24,9 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     here = [name for name in COMMANDS if importlib.util.find_spec(f"{__name__}.{name}")]
     name = arguments[0] if arguments else "--help"
     if name in ("--version", "-V"):
-        from importlib.metadata import version
+        from streamgrad import __version__
 
-        print(f"streamgrad {version('streamgrad')}")
+        print(f"streamgrad {__version__}")
         return 0
     if name not in here:
         wrong = name not in ("--help", "-h")

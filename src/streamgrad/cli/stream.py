@@ -65,6 +65,7 @@ class Run:
         self.speed: float | None = None  # rows a second, the first portion (compiling) left out
         self._lengths: dict[str, int] | None = None
         self._saved_row = -1
+        self._whole = True  # the parts of the state are all at the same row
 
     # What a checkpoint holds.
 
@@ -118,7 +119,6 @@ class Run:
         live = self.source.fraction() is None and self.source.rows is None
         began, from_row = 0.0, -1
         last_saved = time.monotonic()
-        ending = "end"
         with (
             contextlib.closing(journal),
             _Stop() as stop,
@@ -142,13 +142,13 @@ class Run:
                     if live and len(rows):
                         journal.flush()
                     if stop.asked:
-                        ending = "stopped"
                         break
             finally:
                 if self.row > from_row >= 0:
                     self.speed = (self.row - from_row) / (time.monotonic() - began)
-                self._save(journal)
-        return ending
+                if self._whole:  # not where a full disk stopped it in the middle of a portion
+                    self._save(journal)
+        return "stopped" if stop.asked else "end"
 
     def _portions(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """Cut at the rows where metrics are written and where the forecaster's portion is full.
@@ -168,6 +168,7 @@ class Run:
         n = len(rows)
         if n == 0:
             return
+        self._whole = False
         self.missing = self.missing + np.isnan(rows).sum(axis=0)
         encoded = self.encoder(rows)
         outputs = self.forecaster(encoded.inputs, encoded.learn)  # runs while the floors are made
@@ -184,6 +185,7 @@ class Run:
             counts = {"skipped": self.forecaster.skipped}
             journal.metrics({"row": self.row, "newest": part, "all": whole, **counts})
             self.scores.restart()
+        self._whole = True
 
     def _newest(self) -> dict[str, float]:
         """Errors for the progress bar: nRMSE so far of the network and of the best floor."""

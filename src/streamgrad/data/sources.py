@@ -14,9 +14,10 @@ from typing import final
 
 import numpy as np
 
-from streamgrad.data.errors import SourceError, infinite, unknown_column
+from streamgrad.data.errors import SourceError, too_large, unknown_column
 from streamgrad.data.series import SERIES
 
+LARGEST = 1e100  # squares and sums of what is larger would overflow
 FORMATS = "CSV, TSV, Parquet, Arrow (Feather) or JSON lines"
 
 
@@ -56,11 +57,11 @@ class Source(abc.ABC):
         for first, batch in self._batches(columns, start):
             end = max(end, first + len(batch))
             batch = batch[max(0, start - first) :]
-            bad = np.isinf(batch)
+            bad = np.abs(batch) > LARGEST  # a missing value is NaN, and that is no larger
             if bad.any():
                 row, column = (int(i) for i in np.argwhere(bad)[0])
                 yield batch[:row]
-                raise infinite(max(first, start) + row, columns[column], self.name)
+                raise too_large(batch[row, column], max(first, start) + row, columns[column], self.name)
             yield batch
         if end < start:
             raise SourceError(

@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 import streamgrad as sg
+from streamgrad._memory import LearnerState
 
 # Chosen on the hourly series of two cities, one and 24 rows ahead, together with the defaults of
 # the command line. The floors' least squares was given the same care, with the same prior.
@@ -135,9 +136,11 @@ class Forecaster:
         def start(key):
             key_model, key_state = jax.random.split(key)
             model = make_model(key_model)
-            return model, make_learner(model).init(key=key_state, like=like)
+            state = make_learner(model).init(key=key_state, like=like)
+            return model, state.arrays, state.packing
 
-        self.model, self.state = start(jax.random.key(seed))
+        self.model, arrays, packing = start(jax.random.key(seed))
+        self.state = LearnerState(arrays, packing)
         learner = make_learner(self.model)
         self._size = size
 

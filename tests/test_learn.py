@@ -1,0 +1,466 @@
+"""`streamgrad learn`: no look-ahead, honest floors, the same bits however rows arrive, clear errors."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from streamgrad import cli
+from streamgrad.cli.journal import Journal, JournalError
+from streamgrad.cli.summary import verdict
+from streamgrad.tasks.encoding import Encoder
+from streamgrad.tasks.floors import FORGETTING, PRIOR, Floors
+from streamgrad.tasks.forecast import CELLS, Forecaster, make_algorithm
+from streamgrad.tasks.scores import Scores
+
+RNG = np.random.default_rng(0)
+
+
+def _rows(n=120, lost=0.1):
+    """A target and a feature, with values missing here and there, at the start too."""
+    rows = np.stack([50 + np.sin(np.arange(n) / 3), RNG.standard_normal(n)], axis=1)
+    rows += 0.1 * RNG.standard_normal((n, 2))
+    rows[RNG.random((n, 2)) < lost] = np.nan
+    rows[:2, 0] = np.nan
+    return rows
+
+
+# Encoding.
+
+
+def test_encoding_is_the_same_in_whatever_portions():
+    rows = _rows()
+    for horizon in (1, 3, 30):
+        whole = Encoder(2, 5, horizon)(rows)
+        for cut in (1, 2, 7):
+            encoder = Encoder(2, 5, horizon)
+            parts = [encoder(rows[at : at + cut]) for at in range(0, len(rows), cut)]
+            for name, value in whole._asdict().items():
+                joined = np.concatenate([getattr(part, name) for part in parts])
+                np.testing.assert_array_equal(joined, value, err_msg=name)
+
+
+def test_encoding_does_not_see_the_future():
+    rows = _rows()
+    before = Encoder(2, 5, 3)(rows)
+    later = rows.copy()
+    later[80:] = 1e6
+    after = Encoder(2, 5, 3)(later)
+    for name, value in before._asdict().items():
+        np.testing.assert_array_equal(getattr(after, name)[:80], value[:80], err_msg=name)
+
+
+def test_encoded_inputs_and_targets_are_what_they_say():
+    rows, lags, h = _rows(lost=0.0)[2:], 4, 2
+    y, encoder = rows[:, 0], Encoder(2, lags, h)
+    encoded = encoder(rows)
+    scale = encoded.scale[-1]
+    assert (encoded.scale[10:] == scale).all()
+    assert encoded.inputs.shape == (len(rows), encoder.size) and encoder.recurrent_size == 3
+    t = 50
+    level = (y[t] - y[: t + 1].mean()) / y[: t + 1].std()
+    feature = (rows[t, 1] - rows[: t + 1, 1].mean()) / rows[: t + 1, 1].std()
+    np.testing.assert_allclose(encoded.inputs[t, [0, 2]], [level, feature], rtol=1e-9)
+    np.testing.assert_allclose(encoded.inputs[t, 3], (y[t] - y[0]) / 10 / scale)
+    steps = [(y[t - j] - y[t - j - 1]) / scale for j in range(lags - 1)]
+    np.testing.assert_allclose(encoded.inputs[t, 4:], steps, rtol=1e-9)
+    # A forecast is base + scale * output, and learns the output that would have been right.
+    right = encoded.base[t - h] + encoded.scale[t - h] * encoded.learn[t]
+    np.testing.assert_allclose(right, y[t], rtol=1e-12)
+
+
+def test_missing_values_are_the_last_seen_and_missing_targets_are_not_learned():
+    rows = np.array([[np.nan, 1.0], [3.0, np.nan], [np.nan, np.nan], [4.0, 5.0], [6.0, 5.0]])
+    encoded = Encoder(2, 2, 1)(rows)
+    np.testing.assert_array_equal(encoded.base, [np.nan, 3, 3, 4, 6])
+    assert np.isfinite(encoded.inputs).all()
+    np.testing.assert_array_equal(np.isnan(encoded.learn), [True, True, True, False, False])
+
+
+def test_constant_columns_and_wide_ranges_stay_finite():
+    for rows in (np.full((50, 2), 7.0), np.full((50, 2), np.nan), 1e98 * _rows(50, 0.0)[2:]):
+        encoded = Encoder(2, 5, 2)(rows)
+        assert np.isfinite(encoded.inputs).all()
+
+
+# Floors and scores.
+
+
+def test_floors_against_their_definitions():
+    rows, h, period = _rows(90, 0.0)[2:], 5, 3
+    y, n = rows[:, 0], len(rows)
+    encoder = Encoder(2, 4, h)
+    encoded = encoder(rows)
+    floors = Floors(encoder.size, h, period)
+    forecasts = floors(encoded)
+    assert floors.names == ("last value", "seasonal last value", "RLS on lags")
+    np.testing.assert_array_equal(forecasts[:, 0], y)
+    ahead = np.arange(n) + h - period * 2  # the newest row of that season that is known
+    known = ahead >= 0
+    np.testing.assert_array_equal(forecasts[known, 1], y[ahead[known]])
+    # Least squares in closed form, with what is known at row t only.
+    inputs = np.concatenate([encoded.inputs[:, 2:], np.ones((n, 1))], axis=1)
+    for t in (h, 20, n - 1):
+        a, b = inputs[: t - h + 1], encoded.learn[h : t + 1]
+        weights = FORGETTING ** np.arange(len(a))[::-1]
+        prior = np.eye(inputs.shape[1]) / PRIOR * FORGETTING ** len(a)
+        solved = np.linalg.solve(a.T @ (a * weights[:, None]) + prior, a.T @ (weights * b))
+        right = encoded.base[t] + encoded.scale[t] * (inputs[t] @ solved)
+        np.testing.assert_allclose(forecasts[t, 2], right, rtol=1e-7)
+
+
+def test_floors_and_scores_are_the_same_in_whatever_portions():
+    encoded = Encoder(2, 4, 5)(_rows())
+
+    def run(cut):
+        floors, scores, outs = Floors(encoded.inputs.shape[1], 5, 3), Scores("abc"), []
+        for at in range(0, len(encoded.truth), cut):
+            part = type(encoded)(*(value[at : at + cut] for value in encoded))
+            outs.append(floors(part))
+            scores(part.truth, outs[-1])
+        return np.concatenate(outs), np.concatenate([scores.state["all"], scores.state["part"]])
+
+    for a, b in zip(run(1), run(1000)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_least_squares_stays_finite_without_excitation():
+    encoder = Encoder(1, 4, 1)
+    floors = Floors(encoder.size, 1, None)
+    rows = np.concatenate([RNG.standard_normal(50), np.full(60_000, 3.0)])[:, None]
+    forecasts = floors(encoder(rows))
+    assert np.isfinite(forecasts).all() and np.isfinite(floors.state["variance"]).all()
+    np.testing.assert_allclose(forecasts[-1], 3.0, atol=1e-3)
+
+
+def test_scores_against_numpy():
+    truth = RNG.standard_normal(100)
+    forecasts = truth[:, None] + RNG.standard_normal((100, 2))
+    truth[10], forecasts[20, 1] = np.nan, np.nan  # then nobody is scored on that row
+    scores = Scores(["a", "b"])
+    assert np.isnan(scores.nrmse()["a"]) and scores.rows == 0
+    scores(truth, forecasts)
+    keep = np.isfinite(truth) & np.isfinite(forecasts).all(axis=1)
+    error = (forecasts - truth[:, None])[keep]
+    assert scores.rows == 98
+    nrmse = np.sqrt((error**2).mean(axis=0)) / truth[keep].std()
+    np.testing.assert_allclose(list(scores.nrmse().values()), nrmse)
+    np.testing.assert_allclose(list(scores.mae().values()), abs(error).mean(axis=0))
+
+
+@pytest.mark.parametrize(
+    "errors, words",
+    [
+        ({"network": 0.9, "last value": 1.0}, "network wins over last value: .* 10.0% below"),
+        ({"network": 1.0, "last value": 2.0, "RLS": 0.5}, "^RLS wins: .* does beat last value"),
+        ({"network": 1.0, "last value": 0.5}, "^Last value wins: .* 50.0% below the network's.$"),
+        ({"network": 1.0, "last value": 1.0005}, "^A tie"),
+        ({"network": float("nan"), "last value": 1.0}, "nobody wins"),
+        ({"network": 0.0, "last value": 0.0}, "a tie"),
+    ],
+)
+def test_the_verdict_says_plainly_who_wins(errors, words):
+    assert re.search(words, verdict(errors))
+
+
+# The forecaster.
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_cell_learns_a_sine(cell):
+    t = np.arange(400)
+    encoder = Encoder(1, 4, 2)
+    encoded = encoder(np.sin(t / 5)[:, None])
+    forecaster = Forecaster(encoder.size, encoder.recurrent_size, horizon=2, cell=cell, units=4)
+    parts = [forecaster(encoded.inputs[at : at + 200], encoded.learn[at : at + 200]) for at in (0, 200)]
+    outputs = np.concatenate([np.asarray(part)[:200] for part in parts])
+    ahead = (encoded.base + encoded.scale * outputs)[:-2]
+    assert abs(ahead - np.sin(t / 5)[2:])[-100:].max() < 0.05
+    assert forecaster.skipped == 0
+
+
+def test_names_of_algorithms():
+    assert make_algorithm("snap-3").n == 3
+    for name in ("snap", "snap-0", "tbptt-x", "bptt", ""):
+        with pytest.raises(ValueError, match="there is no algorithm"):
+            make_algorithm(name)
+
+
+# The command.
+
+
+def _csv(path, rows):
+    lines = [",".join("" if v != v else repr(float(v)) for v in row) for row in rows]
+    path.write_text("value,other\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def _learn(*arguments):
+    return cli.main(["learn", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory):
+    return _csv(tmp_path_factory.mktemp("stream") / "s.csv", _rows(700, 0.03))
+
+
+OPTIONS = "--target value --features other --horizon 4 --period 6 --units 4 --lags 4 --log-every 50"
+
+
+def _run(stream, out, *more):
+    return _learn(stream, "--out", out, *OPTIONS.split(), *more)
+
+
+def _table(out):
+    return np.genfromtxt(out / "predictions.csv", delimiter=",", names=True)
+
+
+def test_learn_writes_everything(stream, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert _run(stream, out, "--predictions", "parquet") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for text in ("RLS on lags", "seasonal last value", "nRMSE", "MAE", "700 rows", "missing"):
+        assert text in said
+    assert " wins" in said or "A tie" in said
+    names = {"predictions.csv", "predictions.parquet", "metrics.jsonl", "summary.json"}
+    assert {p.name for p in out.iterdir()} == names | {"forecast.png", "checkpoints"}
+    table = _table(out)
+    truth = np.genfromtxt(stream, delimiter=",", names=True)["value"]
+    np.testing.assert_allclose(table["truth"], truth, rtol=1e-8)
+    np.testing.assert_array_equal(table["network"][4:], table["ahead"][:-4])
+    summary = json.loads((out / "summary.json").read_text())
+    scored = np.isfinite(table["truth"]) & np.isfinite(table["seasonal_last_value"])
+    assert summary["rows"] == 700 and summary["scored"] == scored.sum()
+    assert summary["missing"]["value"] == np.isnan(truth).sum()
+    error = (table["network"] - truth)[scored]
+    nrmse = np.sqrt((error**2).mean()) / truth[scored].std()
+    np.testing.assert_allclose(summary["nrmse"]["network"], nrmse, rtol=1e-6)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in lines] == list(range(50, 701, 50))
+    import pyarrow.parquet as pq
+
+    parquet = pq.read_table(out / "predictions.parquet")
+    np.testing.assert_array_equal(parquet["network"].to_numpy(), table["network"])
+    assert (out / "forecast.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_forecast_sees_what_comes_after_it(tmp_path):
+    rows = _rows(300, 0.0)
+    later = rows.copy()
+    later[200:] += 100.0
+    for name, values in (("a", rows), ("b", later)):
+        assert _run(_csv(tmp_path / f"{name}.csv", values), tmp_path / name) == 0
+    a, b = _table(tmp_path / "a"), _table(tmp_path / "b")
+    np.testing.assert_array_equal(a["ahead"][:200], b["ahead"][:200])
+    for method in ("network", "last_value", "seasonal_last_value", "RLS_on_lags"):
+        np.testing.assert_array_equal(a[method][:204], b[method][:204])
+
+
+def test_stopped_and_resumed_is_bit_identical(stream, tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert _run(stream, whole) == 0
+    lines = stream.read_text().splitlines(keepends=True)
+    part = tmp_path / "s.csv"
+    for i, end in enumerate((301, 302, len(lines))):  # the file grows
+        part.write_text("".join(lines[:end]))
+        assert _run(part, broken, *(["--resume"] if i else [])) == 0
+    for name in ("predictions.csv", "metrics.jsonl"):
+        assert (whole / name).read_bytes() == (broken / name).read_bytes()
+    summary = [json.loads((out / "summary.json").read_text()) for out in (whole, broken)]
+    assert summary[0]["nrmse"] == summary[1]["nrmse"]
+    assert _run(part, broken, "--resume") == 0  # nothing new: nothing changes
+    assert (whole / "predictions.csv").read_bytes() == (broken / "predictions.csv").read_bytes()
+
+
+def test_resuming_what_does_not_fit(stream, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert _run(stream, out, "--checkpoint-every", 300) == 0
+    newest = max((out / "checkpoints").iterdir())
+
+    def refused(match, *more):
+        capsys.readouterr()
+        assert _run(stream, out, *more) == 1
+        said = capsys.readouterr().err
+        assert match in said.splitlines()[-1] and "Traceback" not in said
+
+    refused("holds a run already")
+    refused("units was 4 and is now 5", "--resume", "--units", 5)
+    refused("cell was 'lru' and is now 'gru'", "--resume", "--cell", "gru")
+    refused("give one of them", "--resume", "--overwrite")
+    newest.write_bytes(newest.read_bytes()[:-1])
+    before = (out / "predictions.csv").read_bytes()
+    assert _run(stream, out, "--resume") == 0
+    assert f"{newest} is damaged" in capsys.readouterr().err
+    assert (out / "predictions.csv").read_bytes() == before
+    (out / "predictions.csv").write_text("")
+    refused("the checkpoint needs its first", "--resume")
+    assert _run(stream, out, "--overwrite") == 0
+    assert (out / "predictions.csv").read_bytes() == before
+
+
+BAD_FILES = {
+    "text": ("value\n" + "1\n2\n" * 20 + "x7\n", "data row 41, column 'value': 'x7'"),
+    "infinite": ("value\n" + "1\n2\n" * 20 + "inf\n", "data row 41, column 'value': the value is"),
+    "cut": ("value,b\n" + "1,2\n2,2\n" * 20 + "1", "cut in the middle of a row"),
+    "constant": ("value\n" + "5\n" * 40, "is 5 in every row"),
+    "no values": ("value,b\n" + ",1\n" * 40, "has no value in any of the 40 rows"),
+    "no rows": ("value,b\n", "a header but no rows"),
+    "empty": ("", "is empty"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files_get_one_sentence_and_nothing_is_lost(tmp_path, capsys, name):
+    text, message = BAD_FILES[name]
+    path, out = tmp_path / "s.csv", tmp_path / "run"
+    path.write_text(text)
+    assert _learn(path, "--target", "value", "--out", out, "--units", 2, "--lags", 3) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert message in last and last.startswith("streamgrad learn: ")
+    if name in ("text", "infinite", "cut"):
+        assert len(_table(out)) == 40  # the rows before it, and a checkpoint to go on from
+        assert [p.name for p in (out / "checkpoints").iterdir()] == ["step-000000000040.safetensors"]
+
+
+BAD_OPTIONS = {
+    "--horizon -1": "--horizon -1: it has to be a whole number of at least 1",
+    "--units 0": "--units 0",
+    "--lags 1": "--lags 1: it has to be a whole number of at least 2",
+    "--period -3": "--period -3",
+    "--forgetting 0": "--forgetting 0",
+    "--learning-rate nan": "--learning-rate nan",
+    "--algorithm snapp-1": "there is no algorithm 'snapp-1'",
+    "--target valeu": "did you mean 'value'",
+    "--features othr": "did you mean 'other'",
+    "--resume": "there is no checkpoint",
+}
+
+
+@pytest.mark.parametrize("option", BAD_OPTIONS)
+def test_options_that_cannot_be_meant(stream, tmp_path, capsys, option):
+    target = [] if "--target" in option else ["--target", "value"]
+    assert _learn(stream, *target, "--out", tmp_path / "run", *option.split()) == 1
+    said = capsys.readouterr().err
+    assert BAD_OPTIONS[option] in said and said.count("\n") == 1
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_which_column(stream, tmp_path, capsys):
+    assert _learn(stream, "--out", tmp_path / "run") == 1
+    assert "which column" in capsys.readouterr().err
+
+
+def test_a_full_disk_gets_one_sentence(stream, tmp_path, capsys, monkeypatch):
+    out, rows = tmp_path / "run", []
+
+    def full(self, name, text):
+        rows.append(text)
+        if len(rows) > 10:
+            raise self._error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        self._files[name].write(text.encode())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "_write", full)
+        assert _run(stream, out, "--checkpoint-every", 100) == 1
+    said = capsys.readouterr().err
+    assert "No space left on device" in said and said.count("\n") == 1
+    assert _run(stream, out, "--resume") == 0
+    assert _run(stream, tmp_path / "whole") == 0
+    assert (out / "predictions.csv").read_bytes() == (tmp_path / "whole/predictions.csv").read_bytes()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalError, match="could not be written"):
+        Journal(tmp_path / "file" / "run", ["a"])
+
+
+def test_commands_that_are_not_there(capsys):
+    assert cli.main(["lern"]) == 2
+    assert "no command 'lern'" in capsys.readouterr().err
+    assert cli.main([]) == 0 and "learn" in capsys.readouterr().out
+    assert cli.main(["--version"]) == 0
+
+
+# As a user runs it: its own process, in single precision.
+
+
+def _process(*arguments, **options):
+    command = [sys.executable, "-m", "streamgrad.cli", "learn", *map(str, arguments)]
+    return subprocess.Popen(command, text=True, **options)
+
+
+def test_live_rows_are_learned_from_as_they_arrive(tmp_path):
+    out = tmp_path / "run"
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = _process("-", "--target", "value", "--units", 4, "--out", out, **pipe)
+    process.stdin.write("value\n")
+    try:
+        for n in range(1, 6):  # the next row is sent when the last one was forecast from
+            process.stdin.write(f"{n % 3}\n")
+            process.stdin.flush()
+            wait = time.monotonic() + 60
+            while time.monotonic() < wait and process.poll() is None:
+                path = out / "predictions.csv"
+                if path.exists() and path.read_text().count("\n") == n + 1:
+                    break
+                time.sleep(0.02)
+            else:
+                pytest.fail(f"row {n} was not learned from: {process.communicate()}")
+        process.send_signal(signal.SIGINT)
+        said, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, error
+    assert "5 rows" in said and "--resume goes on from here" in said
+    assert list((out / "checkpoints").glob("step-000000000005.*"))
+    # It goes on with a stream that continues, and with one that begins again.
+    rest = subprocess.run(
+        [*process.args, "--resume", "--continues"], input="value\n2\n0\n", text=True, capture_output=True
+    )
+    assert rest.returncode == 0, rest.stderr
+    again = subprocess.run(
+        [*process.args, "--resume"],
+        input="value\n" + "".join(f"{n % 3}\n" for n in range(1, 9)),
+        text=True,
+        capture_output=True,
+    )
+    assert again.returncode == 0, again.stderr
+    np.testing.assert_array_equal(_table(out)["truth"], [1, 2, 0, 1, 2, 2, 0, 2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("series", ["seattle-temps", "sf-temps"])
+@pytest.mark.parametrize("horizon", [1, 24])
+def test_a_first_run_beats_the_floors_on_hourly_temperatures(tmp_path, series, horizon):
+    pytest.importorskip("vega_datasets")
+    out = tmp_path / "run"
+    process = _process(series, "--horizon", horizon, "--out", out, stdout=subprocess.PIPE)
+    said, _ = process.communicate()
+    nrmse = json.loads((out / "summary.json").read_text())["nrmse"]
+    mae = json.loads((out / "summary.json").read_text())["mae"]
+    assert process.returncode == 0 and "The network wins" in said
+    for floor in ("last value", "seasonal last value", "RLS on lags"):
+        assert nrmse["network"] < nrmse[floor] and mae["network"] < mae[floor]
+    # The floor was not made easy: the best least squares on lags that was found by hand.
+    best = {"seattle-temps": {1: 0.0070, 24: 0.0117}, "sf-temps": {1: 0.0117, 24: 0.0163}}
+    assert nrmse["RLS on lags"] < best[series][horizon]
+
+
+def test_nothing_heavy_is_imported_before_it_is_used():
+    code = (
+        "import sys, streamgrad, streamgrad.cli, streamgrad.checkpoint;"
+        "print([m for m in ('pyarrow', 'matplotlib', 'rich', 'tyro', 'safetensors', 'pandas')"
+        " if m in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
