@@ -116,7 +116,7 @@ class Learner:
         packing = Packing(memory)
         # A copy: the weights of the model that the user holds must survive donation.
         st = LearnerState(tuple(jnp.array(a, copy=True) for a in packing.pack(memory)), packing)
-        return st if like is None else self._opened(st, *like, lead=())
+        return st if like is None else self._opened(st, *like)
 
     def step(
         self, st: LearnerState, x: Any, target: Any, *, reset: Any = None

@@ -31,6 +31,6 @@ def bad_number(value: str, row: int, column: str, where: str) -> SourceError:
 def too_large(value: float, row: int, column: str, where: str) -> SourceError:
     """The error for an infinite or absurd value. `row` counts from 0 and is shown from 1."""
     return SourceError(
-        f"{where}, data row {row + 1}, column {column!r}: the value is {value:g}, and only finite numbers up to "
-        "1e100 can be learned from. Correct the value or leave it empty: that means missing."
+        f"{where}, data row {row + 1}, column {column!r}: the value is {value:g}, and only finite "
+        "numbers up to 1e100 can be learned from. Correct the value or leave it empty: that means missing."
     )
