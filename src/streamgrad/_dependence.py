@@ -23,8 +23,8 @@ def dependence(jaxpr: jex.Jaxpr, *, by_gradient: bool = False) -> np.ndarray:
     With `by_gradient`, what passes only through `stop_gradient` does not count."""
     inputs = len(jaxpr.invars)
     none = np.zeros(inputs, bool)
-    known: dict = {var: none for var in jaxpr.constvars}
-    known |= {var: row for var, row in zip(jaxpr.invars, np.eye(inputs, dtype=bool), strict=True)}
+    known: dict = dict.fromkeys(jaxpr.constvars, none)
+    known |= dict(zip(jaxpr.invars, np.eye(inputs, dtype=bool), strict=True))
 
     def read(atom):
         return none if isinstance(atom, jex.Literal) else known[atom]

@@ -25,8 +25,8 @@ class Output(NamedTuple):
     """
 
     prediction: Array
-    loss: Float[Array, "..."]
-    learned: Bool[Array, "..."]
+    loss: Float[Array, ...]
+    learned: Bool[Array, ...]
 
 
 class Memory(NamedTuple):
@@ -45,7 +45,7 @@ class Memory(NamedTuple):
     gradient: PyTree
     window: PyTree
     pending: PyTree
-    broken: Bool[Array, "..."]
+    broken: Bool[Array, ...]
     steps: Shaped[Array, ""]
     skipped: Shaped[Array, ""]
     key: PRNGKeyArray

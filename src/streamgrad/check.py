@@ -96,7 +96,10 @@ def _compare(online, exact) -> GradientCheck:
     pairs = zip(jax.tree_util.tree_leaves_with_path(exact), jax.tree.leaves(online), strict=True)
     names, errors, cosines = [], [], []
     for (path, want), got in pairs:
-        want, got = want.astype(jnp.float32 if want.dtype == jnp.bfloat16 else want.dtype), got.astype(want.dtype)
+        want, got = (
+            want.astype(jnp.float32 if want.dtype == jnp.bfloat16 else want.dtype),
+            got.astype(want.dtype),
+        )
         size = jnp.linalg.norm(want.ravel())
         tiny = jnp.finfo(want.dtype).tiny
         names.append(jax.tree_util.keystr(path).lstrip("."))

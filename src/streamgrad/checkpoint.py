@@ -98,9 +98,7 @@ def save(
     return target
 
 
-def load(
-    path: str | os.PathLike[str], like: PyTree, *, config: Mapping[str, Any] | None = None
-) -> Checkpoint:
+def load(path: str | os.PathLike[str], like: PyTree, *, config: Mapping[str, Any] | None = None) -> Checkpoint:
     """Read a checkpoint into the structure of `like`, bit for bit.
 
     **Arguments:**

@@ -24,7 +24,7 @@ class LayerReport:
     - `path`: where it stands in the model; `cell`, `algorithm`: in a few words;
     - `gradient`: `"exact"`, `"unbiased"` or `"biased"`, for frozen weights; `reason`: the proof or the cause;
     - `feeds`: the layers whose carried state its output reaches; `traits`: of the algorithm on the cell alone;
-    - `allocated`: bytes of its trace; `costs`: its cell under other methods.
+    - `costs`: its cell under other methods.
     """
 
     path: str
@@ -34,7 +34,6 @@ class LayerReport:
     reason: str
     feeds: tuple[str, ...]
     traits: Traits
-    allocated: int
     costs: tuple[Cost, ...]
 
 
@@ -127,12 +126,13 @@ def _feeds(model, x, layers):
     count = len(layers)
 
     def step(marks_y, marks_s, leaves, old):
-        tapped = iter(
-            _Tapped(layer, y, s) for (_, layer), y, s in zip(layers, marks_y, marks_s, strict=True)
-        )
+        tapped = iter(_Tapped(layer, y, s) for (_, layer), y, s in zip(layers, marks_y, marks_s, strict=True))
         changed = eqx.combine(jax.tree.unflatten(treedef, leaves), rest)
         whole = jax.tree.map(
-            lambda node, plain: next(tapped) if is_layer(node) else plain, model, _like(changed, model), is_leaf=is_layer
+            lambda node, plain: next(tapped) if is_layer(node) else plain,
+            model,
+            _like(changed, model),
+            is_leaf=is_layer,
         )
         new, y = whole(eqx.combine(jax.tree.unflatten(carry_def, old), fixed), x)
         return jax.tree.leaves(eqx.filter(new, eqx.is_array)), jax.tree.leaves(y)
@@ -184,10 +184,14 @@ def _report(path, layer, feeds, exact_through) -> LayerReport:
         gradient = "biased"
         reason = (
             f"the algorithm is {traits.bias} ({traits.reason}), but the layer's output reaches the state of "
-            f"{', '.join(blocking)}, whose past gets no gradient; put the cells in one sg.cells.Chain to learn them jointly"
+            f"{', '.join(blocking)}, whose past gets no gradient; one sg.cells.Chain of the cells learns them jointly"
         )
     elif gradient == "exact":
-        reason += "; its output reaches no other carried state" if not feeds else "; the layers above differentiate their window"
+        reason += (
+            "; its output reaches no other carried state"
+            if not feeds
+            else "; the layers above differentiate their window"
+        )
     return LayerReport(
         path=path,
         cell=_cell_text(layer.cell),
@@ -196,7 +200,6 @@ def _report(path, layer, feeds, exact_through) -> LayerReport:
         reason=reason,
         feeds=feeds,
         traits=traits,
-        allocated=traits.bytes,
         costs=tuple(table(layer)),
     )
 
@@ -220,15 +223,15 @@ def _layer_text(layer: LayerReport) -> str:
     lines = [
         f"{layer.path}: {layer.cell}; {layer.algorithm}",
         f"  gradient   {layer.gradient}: {layer.reason}.",
-        f"  influence  {traits.kept:,} of {traits.full:,} entries of J; {_bytes(layer.allocated)} allocated ({traits.layout})",
+        f"  influence  {traits.kept:,} of {traits.full:,} entries of J; {_bytes(traits.bytes)} allocated, "
+        f"{_bytes(traits.temporaries)} beside it for an update ({traits.layout})",
         "",
         f"  {'method':<18}{'entries kept':>16}{'memory':>12}{'FLOPs a step':>16}{'density of J':>14}  exact",
     ]
     for cost in layer.costs:
         density = "" if cost.density is None else f"{100 * cost.density:.3g}%"
-        lines.append(
-            f"  {cost.method:<18}{cost.entries:>16,}{_bytes(cost.bytes):>12}{cost.flops:>16,}{density:>14}  {cost.exact}"
-        )
+        counted = f"{cost.entries:>16,}{_bytes(cost.bytes):>12}{cost.flops:>16,}{density:>14}"
+        lines.append(f"  {cost.method:<18}{counted}  {cost.exact}")
     return "\n".join([*lines, ""])
 
 

@@ -118,9 +118,7 @@ class Learner:
         st = LearnerState(tuple(jnp.array(a, copy=True) for a in packing.pack(memory)), packing)
         return st if like is None else self._opened(st, *like)
 
-    def step(
-        self, st: LearnerState, x: Any, target: Any, *, reset: Any = None
-    ) -> tuple[LearnerState, Output]:
+    def step(self, st: LearnerState, x: Any, target: Any, *, reset: Any = None) -> tuple[LearnerState, Output]:
         """One step of the stream. `reset=True` says that x begins a new episode: state and traces start anew
         before it, running statistics stay. Consumes `st`."""
         st = self._opened(st, x, target)
@@ -130,9 +128,7 @@ class Learner:
         step = self._packed_step if _is_traced(st) else self._step
         return step(st, x, target, reset)
 
-    def run(
-        self, st: LearnerState, xs: Any, targets: Any, *, resets: Any = None
-    ) -> tuple[LearnerState, Output]:
+    def run(self, st: LearnerState, xs: Any, targets: Any, *, resets: Any = None) -> tuple[LearnerState, Output]:
         """Many steps in one call, scanned on the device: xs and targets have a leading axis of time.
         Consumes `st`."""
         length = len(xs)
@@ -437,8 +433,10 @@ class Learner:
         def predict(st: LearnerState, x):
             memory, x = st.memory, jnp.asarray(x)
             serving = self._serving(memory.model)
-            carry = memory.pending[0] if memory.pending != () else states_only(memory.carry)
-            carry = self._restart(serving, carry, memory.broken, memory.key)
+            late = memory.pending != ()
+            carry = memory.pending[0] if late else states_only(memory.carry)
+            broken = ~finite_by_stream(carry, self.streams) if late else memory.broken
+            carry = self._restart(serving, carry, broken, memory.key)
             return self._call(serving, carry, x)[1]
 
         return predict

@@ -52,9 +52,7 @@ class Readout(eqx.Module):
         self.bias = jnp.zeros(out_size, dtype)
         self.feedback = feedback
         self.feedback_weight = (
-            None
-            if feedback == "symmetric"
-            else jax.random.uniform(key_f, (in_size, out_size), dtype, -bound, bound)
+            None if feedback == "symmetric" else jax.random.uniform(key_f, (in_size, out_size), dtype, -bound, bound)
         )
 
     def __call__(self, features: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
@@ -92,7 +90,7 @@ class Fitted(eqx.Module):
     The `Learner` keeps these leaves from the optimiser and calls `fit` after each target."""
 
     @abc.abstractmethod
-    def fit(self, carry: Any, target: Shaped[Array, "..."]) -> Self:
+    def fit(self, carry: Any, target: Shaped[Array, ...]) -> Self:
         """The module after learning from the target of the last prediction, whose carry is given."""
 
 

@@ -66,7 +66,9 @@ class Recurrent(eqx.Module):
             raise TypeError(f"Recurrent expects the carry that layer.init(key=...) returned, got {type(carry)}.")
         expected = eqx.filter_eval_shape(lambda layer: layer.init(key=jax.random.key(0)), self)
         if (want := _shapes(expected)) != (got := _shapes(carry)):
-            different = [f"{k}: got {got.get(k)}, expected {want.get(k)}" for k in want | got if got.get(k) != want.get(k)]
+            different = [
+                f"{k}: got {got.get(k)}, expected {want.get(k)}" for k in want | got if got.get(k) != want.get(k)
+            ]
             raise ValueError(
                 f"The carry does not fit this layer ({type(self.cell).__name__}, {type(self.algorithm).__name__}): "
                 + "; ".join(different[:3])

@@ -92,7 +92,7 @@ class Structure:
         """Multiply-adds of `M_n ∘ (D J)`: for every kept entry of J, the non-zeros of D that feed it."""
         per_unit = np.bincount(self.entry_unit.value, minlength=self.units)
         kept, reads = self.reach(n), self.reads
-        entries = int(round(per_unit.mean()))
+        entries = round(per_unit.mean())
         own = (per_unit**2) @ kept @ self.group_sizes.value
         if reads is None:
             fed = np.broadcast_to(kept.sum(0), kept.shape)  # every kept unit of the group feeds every other

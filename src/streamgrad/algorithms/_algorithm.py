@@ -32,7 +32,8 @@ class Traits:
     - `exact_at_one_step`: whether the gradient of the first step equals backprop's;
     - `zero_leaves`: patterns of leaf names whose gradient is zero by definition;
     - `kept`, `full`: entries of J inside the pattern, and of J at large (a complex entry counts once);
-    - `bytes`: allocated for the trace; `flops`: of one trace update, multiply and add counted apart;
+    - `bytes`: allocated for the trace; `temporaries`: bytes that its update needs beside it;
+    - `flops`: of one trace update, multiply and add counted apart;
     - `layout`: how the trace is laid out; `reference`: where the algorithm comes from.
     """
 
@@ -43,6 +44,7 @@ class Traits:
     kept: int
     full: int
     bytes: int
+    temporaries: int
     flops: int
     layout: str
     reference: str
@@ -90,7 +92,9 @@ class Online(Algorithm):
         """Along time: the new state, the new trace, and what `pullback` needs."""
 
     @abc.abstractmethod
-    def pullback(self, core: Core, residual: PyTree[Array], cotangent: PyTree[Array]) -> tuple[Self | None, Core | None]:
+    def pullback(
+        self, core: Core, residual: PyTree[Array], cotangent: PyTree[Array]
+    ) -> tuple[Self | None, Core | None]:
         """Across space: dL/ds to gradients shaped like the algorithm and the core (None: all zero)."""
 
     def step(self, core: Core, carry: Carry, x: Array, *, context: PyTree | None = None) -> Carry:

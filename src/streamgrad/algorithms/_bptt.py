@@ -37,6 +37,7 @@ class BPTT(Algorithm):
             kept=0,
             full=structure.rows * structure.parameters,
             bytes=0,
+            temporaries=0,
             flops=0,
             layout="the activations of the window",
             reference="Werbos 1990",

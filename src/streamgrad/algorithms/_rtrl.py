@@ -22,4 +22,4 @@ class RTRL(Structured):
         return None
 
     def traits(self, core):
-        return self._traits(core, "RTRL", "Williams & Zipser 1989")
+        return self._traits(core, "Williams & Zipser 1989")

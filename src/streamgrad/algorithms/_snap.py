@@ -10,7 +10,8 @@ from ._structured import Structured
 class SnAp(Structured):
     r"""Sparse n-step approximation: keep the entries of J that a parameter reaches within n steps.
 
-    $$J_t = M_n \circ (I_t + D_t J_{t-1}), \qquad M_n = \bigvee_{k<n} A^k\, \mathrm{pattern}(I),\qquad g_t = \frac{\partial L_t}{\partial s_t} J_t$$
+    $$J_t = M_n \circ (I_t + D_t J_{t-1}), \qquad M_n = \bigvee_{k<n} A^k\, \mathrm{pattern}(I), \qquad
+      g_t = \frac{\partial L_t}{\partial s_t} J_t$$
 
     The pattern is structural, never taken from values. The gradient is exact when $M_{n+1} = M_n$: for
     diagonal cells and columns at n = 1, for dense cells at n = 2. SnAp-1 keeps each parameter's effect on its
@@ -35,4 +36,4 @@ class SnAp(Structured):
         return self.n
 
     def traits(self, core):
-        return self._traits(core, f"SnAp-{self.n}", "Menick et al. 2020, arXiv 2006.07232")
+        return self._traits(core, "Menick et al. 2020, arXiv 2006.07232")

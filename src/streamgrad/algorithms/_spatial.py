@@ -82,6 +82,7 @@ def _memoryless(core, reason, reference, frozen):
         kept=0,
         full=structure.rows * structure.parameters,
         bytes=0,
+        temporaries=0,
         flops=0,
         layout="nothing is kept",
         reference=reference,

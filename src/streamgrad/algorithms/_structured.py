@@ -6,7 +6,6 @@ import abc
 import dataclasses
 
 import equinox as eqx
-import jax
 
 from ..influence import Layout, plan
 from ._algorithm import Online, Traits
@@ -46,11 +45,10 @@ class Structured(Online):
     def pullback(self, core, residual, cotangent):
         return None, self._bound().pullback(core, residual, cotangent)
 
-    def _traits(self, core, name: str, reference: str) -> Traits:
+    def _traits(self, core, reference: str) -> Traits:
         structure, layout = core.structure, self._bound()
         n = structure.horizon() if self.order is None else self.order
         exact = structure.closed(n)
-        trace = jax.eval_shape(layout.init, core)
         reached, all_ = structure.kept(n), structure.rows * structure.parameters
         if exact:
             reason = f"no parameter reaches a new unit after {n} step{'s'[: n != 1]}: M_{n + 1} = M_{n}"
@@ -67,7 +65,8 @@ class Structured(Online):
             zero_leaves=(),
             kept=reached,
             full=all_,
-            bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trace)),
+            bytes=layout.nbytes(core),
+            temporaries=layout.temporaries(core),
             flops=layout.flops(core),
             layout=layout.describe(),
             reference=reference,

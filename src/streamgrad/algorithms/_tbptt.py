@@ -41,7 +41,11 @@ class TBPTT(Online):
         ring = lambda leaf: jnp.zeros((self.window, *leaf.shape), leaf.dtype)
         dtype = jnp.finfo(jax.tree.leaves(state)[0].dtype).dtype
         # `count` says how many pairs are real: padding must not earn gradient.
-        return jax.tree.map(ring, state), jnp.zeros((self.window, self.in_size), dtype), jnp.zeros((), jnp.int32)
+        return (
+            jax.tree.map(ring, state),
+            jnp.zeros((self.window, self.in_size), dtype),
+            jnp.zeros((), jnp.int32),
+        )
 
     def advance(self, core, trace, state, x, context):
         del context
@@ -79,6 +83,7 @@ class TBPTT(Online):
             kept=0,
             full=structure.rows * structure.parameters,
             bytes=self.window * (structure.rows + (self.in_size or 0)) * 4,
+            temporaries=4 * size,
             flops=4 * self.window * size,
             layout=f"a ring of {self.window} states and inputs",
             reference="Williams & Peng 1990",

@@ -40,6 +40,4 @@ def interleaved(programs: dict[str, Program], rounds: int) -> dict[str, dict[str
             start = time.perf_counter()
             jax.block_until_ready(program.run(*arguments))
             taken[name].append((time.perf_counter() - start) / program.steps * 1e6)
-    return {
-        name: {"median": float(np.median(t)), "min": min(t), "max": max(t)} for name, t in taken.items()
-    }
+    return {name: {"median": float(np.median(t)), "min": min(t), "max": max(t)} for name, t in taken.items()}

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Inexact
 
-from .._dtypes import real_dtype
 from .._dependence import dependence
+from .._dtypes import real_dtype
 from .._static import Static
 from ..structure import Structure
 from ..wiring import Links

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -75,7 +76,11 @@ class Cell(eqx.Module):
         input within the step; (out_size, units), the units that each output shows; (out_size, in_size), the
         inputs that each output passes on. All True unless a cell knows better."""
         units, outs = self.core().structure.units, self.out_size
-        return np.ones((units, self.in_size), bool), np.ones((outs, units), bool), np.ones((outs, self.in_size), bool)
+        return (
+            np.ones((units, self.in_size), bool),
+            np.ones((outs, units), bool),
+            np.ones((outs, self.in_size), bool),
+        )
 
 
 def check_sizes(**sizes: int) -> None:

@@ -60,7 +60,9 @@ class Chain(Cell):
 
     def enters(self):
         # The states of early cells are felt by all later ones, and the group of a parameter says which.
-        parameters = eqx.filter(self.cells[:-1] + (_without_output(self.cells[-1], self.cells[-1]),), eqx.is_inexact_array)
+        parameters = eqx.filter(
+            (*self.cells[:-1], _without_output(self.cells[-1], self.cells[-1])), eqx.is_inexact_array
+        )
         leaves, treedef = jax.tree.flatten(parameters)
         ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
         parts = np.split(self.groups.value, ends)

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from .._static import Static
 from ..structure import Structure
@@ -155,10 +155,10 @@ def _verify(run, arguments, of_theta, of_rows, points: int = 2):
 
 def _has_custom_rule(jaxpr: Any) -> bool:
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name in ("custom_jvp_call", "custom_vjp_call"):
-            # relu and friends of jax.nn carry a rule of the same sparsity as their code: they are opened.
-            if not str(eqn.params.get("name", "")) in _HARMLESS:
-                return True
+        # relu and friends of jax.nn carry a rule of the same sparsity as their code.
+        harmless = str(eqn.params.get("name", "")) in _HARMLESS
+        if eqn.primitive.name in ("custom_jvp_call", "custom_vjp_call") and not harmless:
+            return True
         for value in eqn.params.values():
             for inner in value if isinstance(value, (tuple, list)) else (value,):
                 inner = getattr(inner, "jaxpr", inner)

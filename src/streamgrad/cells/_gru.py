@@ -67,7 +67,12 @@ class GRU(UnitCell):
     def core(self):
         if not self.reset_before:
             return super().core()
-        return FunctionCore(self, _reset_before, _two_stage_structure(self._links_h(), len(self.weight_x)), flat_groups(self, self.enters()))
+        return FunctionCore(
+            self,
+            _reset_before,
+            _two_stage_structure(self._links_h(), len(self.weight_x)),
+            flat_groups(self, self.enters()),
+        )
 
     def enters(self):
         """Reset parameters form groups of their own, units..2 units, when they act before the matmul."""

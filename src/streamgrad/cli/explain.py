@@ -14,9 +14,7 @@ import tyro
 class Options:
     """Print the proof of exactness, and memory and operations a step beside BPTT and RTRL, for one layer."""
 
-    cell: Literal["Vanilla", "GRU", "LSTM", "LeakyRNN", "IndRNN", "MinGRU", "LRU", "RTU", "LIF", "ALIF"] = (
-        "GRU"
-    )
+    cell: Literal["Vanilla", "GRU", "LSTM", "LeakyRNN", "IndRNN", "MinGRU", "LRU", "RTU", "LIF", "ALIF"] = "GRU"
     """The cell."""
     in_size: int = 8
     """The number of inputs."""
@@ -44,9 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         wiring = {} if options.density is None else {"wiring": sg.wiring.Sparse(density=options.density)}
         if wiring and options.cell in ("LRU", "RTU"):
             raise ValueError(f"{options.cell} has no links between units: leave --density out.")
-        cell = getattr(sg.cells, options.cell)(
-            options.in_size, options.units, key=jax.random.key(0), **wiring
-        )
+        cell = getattr(sg.cells, options.cell)(options.in_size, options.units, key=jax.random.key(0), **wiring)
         layer = sg.Recurrent(cell, getattr(sg, options.algorithm)(**given))
     except (ValueError, TypeError) as error:
         print(f"streamgrad explain: {error}", file=sys.stderr)

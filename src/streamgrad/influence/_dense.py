@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._static import Static
 from .._dtypes import trace_dtype
+from .._static import Static
 from ..cells import Bank
 from ._layout import Layout
 from ._packed import immediate, per_unit, real_factor, unpack

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -78,6 +77,3 @@ def _kept(structure: Structure, n: int) -> tuple[np.ndarray, np.ndarray]:
         return np.broadcast_to(np.arange(structure.rows)[:, None], reach.shape), reach
     first = np.argsort(~reach, axis=0, kind="stable")[:m]
     return first, np.take_along_axis(reach, first, axis=0)
-
-
-_ = jax

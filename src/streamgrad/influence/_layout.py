@@ -5,6 +5,8 @@ from __future__ import annotations
 import abc
 from typing import Generic, TypeVar
 
+import equinox as eqx
+import jax
 from jaxtyping import Array, PyTree
 
 from ..cells import Core
@@ -31,7 +33,16 @@ class Layout(abc.ABC, Generic[C]):
     def flops(self, core: C) -> int:
         """Floating-point operations of one update of J, real ones."""
 
+    def temporaries(self, core: C) -> int:
+        """Bytes of J that a step needs beside the old one, which it overwrites: a product cannot be formed in
+        place."""
+        return self.nbytes(core)
+
+    def nbytes(self, core: C) -> int:
+        """Bytes that J takes."""
+        trace = eqx.filter_eval_shape(self.init, core)
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trace))
+
     @abc.abstractmethod
     def describe(self) -> str:
         """The layout in a few words."""
-

@@ -57,6 +57,10 @@ class Local(Layout[Bank]):
         real = 4 if jnp.issubdtype(core.dtype, jnp.complexfloating) else 1
         return real * per_entry * core.entries * sum(weights.size for weights in core.weights)
 
+    def temporaries(self, core):
+        # Updated in place, one entry after another: only the entries that later ones still read are copied.
+        return self.nbytes(core) * (core.entries - 1) // core.entries
+
     def describe(self):
         return "each parameter's effect on its own unit, shaped like the weights"
 
