@@ -281,7 +281,9 @@ class Learner:
         carry = self._restart(model, memory.carry, reset | memory.broken, key)
         learn = self._learn_window if self._windowed else self._learn_now
         memory, prediction, each, there, sound = learn(memory, carry, x, target, reset)
-        broken = ~finite_by_stream(states(memory.carry), self.streams) | (there & ~jnp.isfinite(each)) | ~sound
+        broken = ~finite_by_stream(states(memory.carry), self.streams) | (there & ~jnp.isfinite(each))
+        # Where no stream shows why the gradient is not finite, the trace of any may be the cause.
+        broken = broken | (~sound & ~broken.any())
         learned = there & sound
         memory = memory._replace(
             model=self._fit(memory.model, memory.carry, target, learned.any()),
