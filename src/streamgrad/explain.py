@@ -89,16 +89,13 @@ def explain(model: Any, x: Any = None) -> Explanation:
         if not isinstance(model, Recurrent):
             raise ValueError("explain(model, x) needs one input x of a model that is more than one layer.")
         x = jnp.zeros(model.cell.in_size)
-    paths = [path or type(layer.cell).__name__ for path, layer in layers]
+    paths = [_path(*layer) for layer in layers]
     feeds, others = _feeds(model, jnp.asarray(x), layers)
     exact_through = {path for path, (_, layer) in zip(paths, layers, strict=True) if layer.algorithm.credit == "carry"}
     reports = []
     for k, (_, layer) in enumerate(layers):
-        reached = tuple(paths[j] for j in feeds[k])
-        reports.append(_report(paths[k], layer, reached, exact_through))
-    others = {
-        name: tuple(paths[j] for j in reached if paths[j] not in exact_through) for name, reached in others.items()
-    }
+        reports.append(_report(paths[k], layer, feeds[k], exact_through))
+    others = {name: tuple(p for p in reached if p not in exact_through) for name, reached in others.items()}
     return Explanation(tuple(reports), others)
 
 
@@ -106,6 +103,10 @@ def _layers(model) -> list[tuple[str, Recurrent]]:
     is_layer = lambda node: isinstance(node, Recurrent)
     nodes = jax.tree_util.tree_leaves_with_path(model, is_leaf=is_layer)
     return [(_name(path), node) for path, node in nodes if is_layer(node)]
+
+
+def _path(path: str, layer: Recurrent) -> str:
+    return path or type(layer.cell).__name__
 
 
 def _name(path) -> str:
@@ -139,7 +140,8 @@ def _feeds(model, x, layers):
 
     zeros = [jnp.zeros(())] * count
     program = jax.make_jaxpr(step)(zeros, zeros, leaves, old).jaxpr
-    every, smooth = dependence(program), dependence(program, by_gradient=True)
+    every = np.asarray(dependence(program))
+    smooth = np.asarray(dependence(program, by_gradient=True))
     on_y, on_s = slice(0, count), slice(count, 2 * count)
     on_parameters = slice(2 * count, 2 * count + len(leaves))
     on_old = slice(2 * count + len(leaves), None)
@@ -149,24 +151,19 @@ def _feeds(model, x, layers):
     matters = every[n:, on_old].any(0)
     for _ in range(n):
         matters = matters | every[:n, on_old][matters].any(0)
-    # The values that are a layer's own state depend on its mark; any other one belongs to no layer.
-    owner = np.where(every[:n, on_s].sum(1) >= 1, _innermost(every[:n, on_s], every[:n, on_y]), -1)
+    # A layer's own state is what carries its mark; what carries none belongs to some other stateful part.
+    owner = [int(marks.argmax()) if marks.any() else None for marks in every[:n, on_s]]
+    names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(arrays)]
+    paths = [_path(*layer) for layer in layers]
 
-    def reached(column, but=None):
-        hit = [int(o) for o, d, m in zip(owner, column, matters, strict=True) if d and m and o >= 0 and o != but]
-        return tuple(sorted(set(hit)))
+    def reached(column: np.ndarray, but: int | None = None) -> tuple[str, ...]:
+        hits = [k for k in range(n) if column[k] and matters[k] and (owner[k] is None or owner[k] != but)]
+        return tuple(dict.fromkeys(f"carry{names[k]}" if (o := owner[k]) is None else paths[o] for k in hits))
 
     feeds = [reached(smooth[:n, on_y][:, k], but=k) for k in range(count)]
-    others = {
-        _name(path): reached(smooth[:n, on_parameters][:, p]) for p, (path, _) in enumerate(named) if by_gradient[p]
-    }
+    on_outside = smooth[:n, on_parameters]
+    others = {_name(path): reached(on_outside[:, p]) for p, (path, _) in enumerate(named) if by_gradient[p]}
     return feeds, others
-
-
-def _innermost(by_state, by_output):
-    """The layer whose state a carried value is: the mark that it carries itself, not through an output."""
-    own = by_state & ~by_output
-    return np.where(own.any(1), own.argmax(1), by_state.argmax(1))
 
 
 def _like(changed, model):

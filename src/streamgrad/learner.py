@@ -8,6 +8,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -222,7 +223,7 @@ class Learner:
         return LearnerState(packing.pack(memory), packing)
 
     def _with_buffers(self, memory: Memory, x, target, prediction) -> Memory:
-        ring = lambda like, n, fill=0: jnp.full((n, *like.shape), fill, like.dtype)
+        ring = lambda like, n, fill=0.0: jnp.full((n, *like.shape), fill, like.dtype)
         copy = lambda tree: jax.tree.map(lambda a: jnp.array(a, copy=True), tree)
         flag = jax.ShapeDtypeStruct(self._lead, jnp.bool_)
         if self.delay:
@@ -448,4 +449,4 @@ _FALSE = np.zeros((), bool)
 
 
 def _is_traced(st: LearnerState) -> bool:
-    return any(isinstance(array, jax.core.Tracer) for array in st.arrays)
+    return isinstance(st.arrays[0], jax.core.Tracer)

@@ -252,7 +252,8 @@ class Sparse(Wiring):
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 - frozen and hashable; drawing a large wiring takes time
     def connect(self, sources: int, units: int, gates: int) -> Links:
-        fan_in = self.fan_in if self.fan_in is not None else max(1, round(self.density * sources))
+        fan_in = max(1, round(self.density * sources)) if self.density is not None else self.fan_in
+        assert fan_in is not None
         if fan_in > sources:
             raise ValueError(
                 f"Sparse(fan_in={fan_in}) asks for more links than the {sources} sources there are: "

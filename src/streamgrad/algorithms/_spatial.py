@@ -35,7 +35,8 @@ class Spatial(Online):
         return core(state, x), (), (state, x)
 
     def pullback(self, core, residual, cotangent):
-        return None, _instantaneous(core, *residual, cotangent, core.acts_on_state())
+        state, x = residual
+        return None, _instantaneous(core, state, x, cotangent, core.acts_on_state())
 
     def traits(self, core):
         return _memoryless(core, "nothing gets credit through the past", "Zucchet et al. 2023, arXiv 2305.15947", False)

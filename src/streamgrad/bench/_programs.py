@@ -108,10 +108,12 @@ def _plain(cell, state, xs):
 
 def _hoisted(cell: GRU, state, xs):
     n = cell.units
+    assert cell.weight_h is not None
+    weight_h = cell.weight_h.reshape(n, -1)
     by_x = (xs @ cell.weight_x.reshape(cell.in_size, -1)).reshape(-1, 3, n) + cell.bias
 
     def step(h, by_x):
-        by_h = (h @ cell.weight_h.reshape(n, -1)).reshape(3, n)
+        by_h = (h @ weight_h).reshape(3, n)
         z, r = jax.nn.sigmoid(by_x[:2] + by_h[:2])
         h = (1 - z) * h + z * jnp.tanh(by_x[2] + r * by_h[2])
         return h, _loss(h)

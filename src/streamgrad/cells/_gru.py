@@ -26,6 +26,7 @@ def _unit(state, drives):
 def _reset_before(cell: GRU, state, x):
     """One step with the reset gate before the matmul: two stages within the step."""
     (h,) = state
+    assert cell.weight_h is not None
     x = x.astype(h.dtype)
     by_x = cell._links_x().drive(cell.weight_x, x) + cell.bias
     links = cell._links_h()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .._static import Static
 from ..cells import Bank, Core, FunctionCore
 from ..wiring import BlockLinks
 from ._dense import DenseRows
@@ -9,6 +10,9 @@ from ._function import Columnwise
 from ._layout import Layout as Layout
 from ._local import Local
 from ._ragged import Ragged
+
+#: Time of a gathered multiply-add over one inside a matrix product, measured on CPUs.
+GATHER_COST = 10
 
 
 def plan(core: Core, n: int | None) -> Layout:
@@ -27,8 +31,9 @@ def plan(core: Core, n: int | None) -> Layout:
     if n == 1 or structure.diagonal():
         return Local()
     recurrent = [link.links for link in core.links if link.source == "h"]
-    if all(isinstance(links, BlockLinks) for links in recurrent) and len({links.size for links in recurrent}) == 1:
-        return DenseRows(core.units // recurrent[0].size, None)
+    sizes = {links.size if isinstance(links, BlockLinks) else None for links in recurrent}
+    if len(sizes) == 1 and (size := sizes.pop()) is not None:
+        return DenseRows(core.units // size, None)
     if structure.reads is None:
         return DenseRows(1, None)
     n = min(structure.horizon(), structure.units) if n is None else n
@@ -36,15 +41,9 @@ def plan(core: Core, n: int | None) -> Layout:
 
 
 def _cheaper(core: Bank, n: int) -> Layout:
-    from .._static import Static
-
     ragged = Ragged(n)
     reach = core.structure.reach(n)
     dense = DenseRows(1, None if reach.all() else Static(reach))
     if reach.mean() > 0.5:
         return dense
     return ragged if GATHER_COST * ragged.flops(core) < dense.flops(core) else dense
-
-
-#: Time of a gathered multiply-add over one inside a matrix product, measured on CPUs.
-GATHER_COST = 10

@@ -48,7 +48,8 @@ class Local(Layout[Bank]):
     def pullback(self, core, trace, cotangent):
         grads = []
         for weights, rows in zip(core.weights, trace, strict=True):
-            grad = sum(delta.astype(row.dtype) * row for delta, row in zip(cotangent, rows, strict=True))
+            terms = [delta.astype(row.dtype) * row for delta, row in zip(cotangent, rows, strict=True)]
+            grad = sum(terms[1:], terms[0])
             grads.append(grad.astype(weights.dtype))
         return eqx.tree_at(lambda bank: bank.weights, core, tuple(grads))
 
