@@ -148,9 +148,9 @@ def _feeds(model, x, layers):
     n = len(old)
 
     # A carried value matters if the prediction, or another value that matters, depends on it.
-    matters = every[n:, on_old].any(0)
+    matters = np.asarray(every[n:, on_old].any(0))
     for _ in range(n):
-        matters = matters | every[:n, on_old][matters].any(0)
+        matters = np.asarray(matters | every[:n, on_old][matters].any(0))
     # A layer's own state is what carries its mark; what carries none belongs to some other stateful part.
     owner = [int(marks.argmax()) if marks.any() else None for marks in every[:n, on_s]]
     names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(arrays)]
