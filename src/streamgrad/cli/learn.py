@@ -208,7 +208,7 @@ def _nothing_to_forecast(run: Any, target: str) -> None:
             "choose another --target."
         )
     if target in run.constant_columns():
-        value = run.encoder.state["first"][0]
+        value = run.encoder.state["last"][0]
         raise SourceError(
             f"{run.source.name}: column {target!r} is {value:g} in every row, so there is nothing "
             "to forecast; choose another --target."

@@ -196,8 +196,8 @@ class Run:
 
     def constant_columns(self) -> list[str]:
         """Columns in which nothing ever varied."""
-        count, _, square = self.encoder.state["sums"]
-        return [c for c, n, s in zip(self.columns, count, square) if n > 1 and s == 0]
+        count, _, variance = self.encoder.state["moments"].T
+        return [c for c, n, v in zip(self.columns, count, variance) if n > 1 and v == 0]
 
 
 class _Stop:

@@ -108,7 +108,7 @@ def _table(run: Run, nrmse: dict[str, float], mae: dict[str, float], words: str)
         table.add_row(label, f"{error:.5f}", f"{mae[method]:.5g}", style=style)
     console = Console()
     console.print(table)
-    console.print(words, style="bold", highlight=False)
+    console.print(words, style="bold", highlight=False, soft_wrap=True)
     missing = int(run.missing[0])
     parts = [f"{run.row:,} rows, {run.scores.rows:,} scored"]
     if missing:
@@ -121,4 +121,4 @@ def _table(run: Run, nrmse: dict[str, float], mae: dict[str, float], words: str)
         parts.append(f"first forecast {run.first_forecast:.1f} s after the start")
     if run.speed is not None:
         parts.append(f"then {run.speed:,.0f} rows/s")
-    console.print("; ".join(parts) + ".", highlight=False)
+    console.print("; ".join(parts) + ".", highlight=False, soft_wrap=True)

@@ -1,21 +1,25 @@
 """Rows of a stream as a forecaster sees them: normalised online, missing values carried forward.
 
-Everything is causal and in float64, and adds up row by row, so that the same rows give the same
-bits in whatever portions they arrive. A forecast h rows ahead is learned as a *change*:
+Everything is causal and in float64, row by row, so that the same rows give the same bits in
+whatever portions they arrive. A forecast h rows ahead is learned as a *change*:
 
-    u_t = (y_{t+h} - y_t) / s
+    u_t = (c_{t+h} - c_t) / s
 
-so a model that says 0 is the last value. The inputs for a readout are the level, over 10 s from the
-first value, and the successive differences of the target's last `lags` values over s: differences,
-since the lags of a smooth series are nearly the same number, which is bad for least squares. Here s
-is the root mean square of one-row changes *over the first rows only*: a scale that follows the
-stream would weigh old rows and new ones differently, and so undo the forgetting of least squares.
-The inputs for a recurrent net, which saturate, follow the stream: the target, its newest change and
-the features with zero mean and unit variance over all that was seen.
+so a model that says 0 is the last value. Here c is the target with its jumps limited: one row's
+change counts for at most 20 times their running root mean square, so that a sensor's -9999 does not
+undo thousands of rows of least squares. (Forecasts are scored on the target as it came.)
+
+The inputs for a readout are the level, over 10 s from the first value, and the successive
+differences of the target's last `lags` values over s: differences, since the lags of a smooth series
+are nearly the same number, which is bad for least squares. The scale s is the median size of the
+*first* changes: a scale that followed the stream would weigh old rows and new ones differently, and
+so undo the forgetting of least squares. The inputs for a recurrent net, which saturates, do follow
+the stream: the target, its newest change and the features, by their running mean and deviation.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +45,8 @@ class Encoded(NamedTuple):
 
 
 SETTLE = 8  # changes that the scale is taken from
+JUMP = 20.0  # deviations, beyond which a value or a change is limited
+SLOWEST = 1e-4  # weight of a row in the running statistics, once there are many
 
 
 class Encoder:
@@ -61,13 +67,13 @@ class Encoder:
         self.size = self.recurrent_size + lags
         nan = lambda *shape: np.full(shape, np.nan)
         self.state: dict[str, np.ndarray] = {
-            "first": nan(columns),  # the first value of each column: sums are kept relative to it
             "last": nan(columns),  # the newest value of each column
-            "sums": np.zeros((3, columns)),  # of 1, d, d² with d = value - first
-            "steps": np.zeros(2),  # of 1, d² with d = one-row change of the target
-            "early": np.zeros(2),  # the same, as long as they were few
-            "window": nan(lags - 1),
-            "origins": nan(horizon, 2),  # base and scale of the forecasts under way
+            "moments": np.zeros((columns, 3)),  # of the values: count, mean, variance
+            "steps": np.zeros(2),  # of the target's changes: count, mean square
+            "early": nan(SETTLE),  # sizes of the first changes
+            "path": np.zeros(1),  # the target from its first value on, jumps limited
+            "differences": np.zeros(lags - 1),
+            "origins": np.tile([np.nan, 0.0, 1.0], (horizon, 1)),  # target, path, scale at t-h ...
         }
 
     def __call__(self, rows: Float[np.ndarray, "n columns"]) -> Encoded:
@@ -76,65 +82,79 @@ class Encoder:
         if n == 0:
             empty = np.empty(0)
             return Encoded(np.empty((0, self.size)), empty, empty, empty, empty)
-        seen = np.isfinite(rows)
-        state["first"] = first = _first(state["first"], rows, seen)
-        filled = _carry_forward(state["last"], rows, seen)
-        truth, target = rows[:, 0], filled[:, 0]
+        filled = _carry_forward(state["last"], rows)
+        columns = range(rows.shape[1])
+        scores = [_scores(state["moments"][j], rows[:, j], filled[:, j]) for j in columns]
+        before = np.concatenate([state["last"][:1], filled[:-1, 0]])
+        steps, deviations, scales = self._limited(rows[:, 0] - before)
 
-        shift = np.where(seen, rows - first, 0.0)
-        sums = np.stack([seen.astype(float), shift, shift**2])
-        count, total, square = sums = _running(state["sums"], sums, axis=1)
-        mean = total / np.maximum(count, 1)
-        spread = _root(square / np.maximum(count, 1) - mean**2)
-        level = (filled - first - mean) / spread
+        path = np.add.accumulate(np.concatenate([state["path"], steps]))
+        differences = np.concatenate([state["differences"], steps])
+        windows = np.lib.stride_tricks.sliding_window_view(differences, self.lags - 1)[1:, ::-1]
+        far = np.concatenate([path[1:, None] / 10, windows], axis=1) / scales[:, None]
+        near = [scores[0], steps / deviations, *scores[1:]]
 
-        window = np.concatenate([state["window"], target])
-        window = np.where(np.isfinite(window), window, first[0])  # before the start: the first value
-        step = np.diff(window)[self.lags - 2 :]
-        squares = np.stack([seen[:, 0].astype(float), np.where(seen[:, 0], step, 0.0) ** 2], axis=1)
-        steps = _running(state["steps"], squares, axis=0)
-        early = _running(state["early"], squares * (steps[:, :1] <= SETTLE), axis=0)
-        one = _root(steps[:, 1] / np.maximum(steps[:, 0], 1))
-        scale = _root(early[:, 1] / np.maximum(early[:, 0], 1))
-        scale = np.where(early[:, 1] > 0, scale, one)  # nothing had changed at the beginning
-        differences = np.lib.stride_tricks.sliding_window_view(np.diff(window), self.lags - 1)
-        far = np.concatenate([(target - first[0])[:, None] / 10, differences[:, ::-1]], axis=1)
-        near = np.concatenate([level[:, :1], (step / one)[:, None], level[:, 1:]], axis=1)
-        inputs = np.nan_to_num(np.concatenate([near, far / scale[:, None]], axis=1))
+        now = np.stack([filled[:, 0], path[1:], scales], axis=1)
+        origins = np.concatenate([state["origins"], now])
+        change = (path[1:] - origins[:n, 1]) / origins[:n, 2]
+        known = np.isfinite(rows[:, 0]) & np.isfinite(origins[:n, 0])
+        learn = np.where(known, change, np.nan)  # what ends at t is known at t
 
-        origins = np.concatenate([state["origins"], np.zeros((n, 2))])
-        h = self.horizon
-        origins[h:, 0] = target
-        origins[h:, 1] = scale
-        change = truth - origins[:n, 0]  # the change that ends at t is known at t
-        learn = change / origins[:n, 1]
+        state |= {"last": filled[-1], "path": path[-1:], "differences": differences[n:]}
+        state |= {"origins": origins[n:]}
+        inputs = np.concatenate([np.stack(near, axis=1), far], axis=1)
+        return Encoded(inputs, learn, rows[:, 0].copy(), filled[:, 0], scales)
 
-        window = np.concatenate([state["window"], target])[n:]
-        state |= {"last": filled[-1], "window": window, "origins": origins[n:]}
-        state |= {"sums": sums[:, -1], "steps": steps[-1], "early": early[-1]}
-        return Encoded(inputs, learn, truth, target, scale)
+    def _limited(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The target's changes with their jumps limited, their deviation, and the scale."""
+        count, square = self.state["steps"].tolist()
+        early = [size for size in self.state["early"].tolist() if size == size]
+        scale = float(np.median(early)) if early else 1.0
+        out = []
+        for step in steps.tolist():
+            if step == step:
+                if count >= SETTLE and square > 0:
+                    bound = JUMP * math.sqrt(square)
+                    step = min(max(step, -bound), bound)
+                count += 1
+                square += max(1 / count, SLOWEST) * (step * step - square)
+                if step and len(early) < SETTLE:
+                    early.append(abs(step))
+                    scale = float(np.median(early))
+            else:
+                step = 0.0  # the target, or all before it, is missing
+            out.append((step, math.sqrt(square) if square > 0 else 1.0, scale))
+        self.state["steps"] = np.array([count, square])
+        self.state["early"] = np.array(early + [np.nan] * (SETTLE - len(early)))
+        limited, deviations, scales = np.array(out).T
+        return limited, deviations, scales
 
 
-def _first(first: np.ndarray, rows: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """The first value of each column that ever came."""
-    here = np.where(seen.any(axis=0), rows[seen.argmax(axis=0), np.arange(rows.shape[1])], np.nan)
-    return np.where(np.isfinite(first), first, here)
-
-
-def _carry_forward(last: np.ndarray, rows: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def _carry_forward(last: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """A missing value is the one last seen."""
     rows = np.concatenate([last[None], rows])
-    at = np.arange(len(rows))[:, None] * np.concatenate([np.ones((1, len(last)), bool), seen])
+    at = np.arange(len(rows))[:, None] * np.isfinite(rows)
     return np.take_along_axis(rows, np.maximum.accumulate(at, axis=0), axis=0)[1:]
 
 
-def _running(carry: np.ndarray, values: np.ndarray, axis: int) -> np.ndarray:
-    """Sums from the start of the stream to each row, added one by one."""
-    both = np.concatenate([np.expand_dims(carry, axis), values], axis=axis)
-    sums = np.add.accumulate(both, axis=axis)
-    return sums.take(range(1, sums.shape[axis]), axis=axis)
+def _scores(moments: np.ndarray, values: np.ndarray, filled: np.ndarray) -> np.ndarray:
+    """Values by their running mean and deviation; those that are missing do not count.
 
-
-def _root(mean_square: np.ndarray) -> np.ndarray:
-    """A root mean square to divide by: 1 where nothing has varied yet."""
-    return np.sqrt(np.where(mean_square > 0, mean_square, 1.0))
+    `moments` (count, mean, variance) is brought up to date in place.
+    """
+    count, mean, variance = moments.tolist()
+    out = []
+    for value, there in zip(filled.tolist(), np.isfinite(values).tolist()):
+        away = value - mean
+        if there:
+            if count >= SETTLE and variance > 0:
+                bound = JUMP * math.sqrt(variance)
+                away = min(max(away, -bound), bound)
+            count += 1
+            weight = max(1 / count, SLOWEST)
+            mean += weight * away
+            variance = (1 - weight) * (variance + weight * away * away)
+            away *= 1 - weight
+        out.append(away / math.sqrt(variance) if variance > 0 and count else 0.0)
+    moments[:] = count, mean, variance
+    return np.array(out)

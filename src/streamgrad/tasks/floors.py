@@ -13,7 +13,6 @@ from streamgrad.tasks.encoding import Encoded
 
 FORGETTING = 0.999
 PRIOR = 0.1  # variance of a weight before any data: best of 0.01 to 100 on six bundled series
-LARGEST = 1e8  # variance of a weight that the data have stopped to say anything about
 
 
 class Floors:
@@ -71,9 +70,7 @@ def _least_squares(weight: np.ndarray, variance: np.ndarray, x: np.ndarray, y: f
     weight = weight + gain * ((y - x @ weight) / norm)
     variance = (variance - np.outer(gain, gain / norm)) / FORGETTING
     variance = (variance + variance.T) / 2
-    # A direction that the data do not excite would grow by 1/0.999 a row, without end.
-    size = variance.diagonal()
-    if size.max() > LARGEST:
-        shrink = np.sqrt(np.minimum(1.0, LARGEST / size))
-        variance = variance * np.outer(shrink, shrink)
-    return weight, variance
+    # Where the data excite nothing it would grow by 1/0.999 a row, without end. The bound is that of
+    # the network's readout, `sg.RLS`.
+    start = PRIOR * len(x)
+    return weight, variance * min(1.0, start / np.trace(variance))
