@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
+from . import _health as health
 from ._compile import compiler_options
 from ._inference import inference
 from ._memory import (
@@ -154,6 +155,11 @@ class Learner:
     def model(self, st: LearnerState) -> Any:
         """The model with its present weights."""
         return eqx.combine(st.memory.model, self._static)
+
+    def warnings(self, st: LearnerState) -> list[str]:
+        """What is growing out of bounds or was skipped, with the likely cause: ask now and then in a long run.
+        Empty when all is well."""
+        return health.warnings(st.memory, self._trained)
 
     # The state before the first step.
 

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._dtypes import real_dtype
 from ._algorithm import Online, Traits
 
 
@@ -74,7 +75,8 @@ class TBPTT(Online):
 
     def traits(self, core):
         structure = core.structure
-        size = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(core, eqx.is_inexact_array)))
+        leaves = jax.tree.leaves(eqx.filter(core, eqx.is_inexact_array))
+        size, dtype = sum(leaf.size for leaf in leaves), leaves[0].dtype
         return Traits(
             bias="biased",
             reason=f"what happened more than {self.window} step{'s'[: self.window != 1]} ago gets no credit",
@@ -82,7 +84,7 @@ class TBPTT(Online):
             zero_leaves=(),
             kept=0,
             full=structure.rows * structure.parameters,
-            bytes=self.window * (structure.rows + (self.in_size or 0)) * 4,
+            bytes=self.window * (structure.rows * dtype.itemsize + (self.in_size or 0) * real_dtype(dtype).itemsize),
             temporaries=4 * size,
             flops=4 * self.window * size,
             layout=f"a ring of {self.window} states and inputs",
