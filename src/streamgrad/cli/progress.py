@@ -66,6 +66,13 @@ class Progress:
         else:
             print(f"{self._title}: {text}", file=sys.stderr, flush=True)
 
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
 
 def _errors(errors: dict[str, float]) -> str:
     known = {name: error for name, error in errors.items() if error == error}

@@ -24,6 +24,7 @@ from streamgrad.tasks.floors import Floors
 from streamgrad.tasks.forecast import Forecaster
 from streamgrad.tasks.scores import Scores
 
+HEALTH = 50_000  # rows between two looks at whether anything grows out of bounds
 PATIENCE = 30.0  # seconds after which a slow stream is checkpointed, whatever the number of rows
 
 
@@ -65,6 +66,7 @@ class Run:
         self.speed: float | None = None  # rows a second, the first portion (compiling) left out
         self._lengths: dict[str, int] | None = None
         self._saved_row = -1
+        self._said: set[str] = set()
         self._whole = True  # the parts of the state are all at the same row
 
     # What a checkpoint holds.
@@ -132,6 +134,8 @@ class Run:
                             began, from_row = time.monotonic(), self.row
                         if self.first_forecast is None and np.isfinite(self.pending).any():
                             self.first_forecast = seconds_since_start()
+                        if self.row // HEALTH > (self.row - len(part)) // HEALTH:
+                            self._look(progress)
                         progress.update(self.row, self.source.fraction(), self._newest())
                         late = time.monotonic() - last_saved > PATIENCE
                         if self.row - max(0, self._saved_row) >= self.checkpoint_every or late:
@@ -186,6 +190,14 @@ class Run:
             journal.metrics({"row": self.row, "newest": part, "all": whole, **counts})
             self.scores.restart()
         self._whole = True
+
+    def _look(self, progress: Progress) -> None:
+        """Say once what is about to go wrong, while the run can still be saved."""
+        for warning in self.forecaster.warnings():
+            cause = warning.partition(":")[2]
+            if cause not in self._said:  # the same cause, whatever the figure
+                self._said.add(cause)
+                progress.say(f"Warning at row {self.row:,}: {warning}")
 
     def _newest(self) -> dict[str, float]:
         """Errors for the progress bar: nRMSE so far of the network and of the best floor."""

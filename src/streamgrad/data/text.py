@@ -20,7 +20,7 @@ import numpy as np
 from streamgrad.data.errors import SourceError, bad_number
 from streamgrad.data.sources import Source
 
-BLOCK = 1 << 18  # bytes read at a time
+BLOCK = 1 << 16  # bytes read at a time
 LONGEST = 1 << 26  # no row is longer than this; an open quote is the usual reason
 PATIENCE = 0.2  # seconds for which a live source waits before it says that nothing came
 MISSING = ("", "NA", "N/A", "n/a", "na", "NaN", "nan", "-nan", "null", "NULL", "None", "none", "?")

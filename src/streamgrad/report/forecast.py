@@ -13,11 +13,12 @@ import numpy as np
 
 TAIL = 1 << 16  # bytes of predictions from which the newest rows are taken
 SHOWN = 240  # newest rows shown
+DASHED = (0, (4, 4))  # of what lies on top of the forecast
 INK, BLUE, GREY, GREEN, ORANGE = "#222222", "#1565c0", "#9e9e9e", "#2e7d32", "#ef6c00"
-COLOURS = {
-    "network": BLUE,
+COLOURS = {  # in the order in which they are drawn
     "last value": GREY,
     "seasonal last value": GREEN,
+    "network": BLUE,
     "RLS on lags": ORANGE,
 }
 
@@ -75,10 +76,10 @@ def _forecasts(axes: Any, folder: Path, title: str) -> None:
     names, values = newest_rows(folder)
     row = values[:, names.index("row")]
     axes.plot(row, values[:, names.index("truth")], color=INK, lw=3, alpha=0.35, label="truth")
+    axes.plot(row, values[:, names.index("network")], color=BLUE, lw=1.3, label="forecast")
     if "RLS_on_lags" in names:
         rls = values[:, names.index("RLS_on_lags")]
-        axes.plot(row, rls, color=ORANGE, lw=1, ls=(0, (4, 2)), label="RLS on lags")
-    axes.plot(row, values[:, names.index("network")], color=BLUE, lw=1.3, label="forecast")
+        axes.plot(row, rls, color=ORANGE, lw=0.9, ls=DASHED, label="RLS on lags")
     axes.set_title(f"{title}: the newest {len(row)} rows" if title else "", loc="left")
     axes.set_xlabel("row")
     axes.margins(x=0.01)
@@ -91,19 +92,24 @@ def _forecasts(axes: Any, folder: Path, title: str) -> None:
 def _errors(axes: Any, folder: Path) -> None:
     every, lines = read_metrics(folder)
     methods = list(lines[-1]["newest"]["rmse"]) if lines else []
-    for method in sorted(methods, key=lambda m: m == "network"):  # the network on top
+    for method in sorted(methods, key=list(COLOURS).index):
         points = [(m["row"], m["newest"]["rmse"].get(method)) for m in lines]
         points = [(row, error) for row, error in points if error]
         if points:
             row, error = zip(*points)
             wide = 1.8 if method == "network" else 1.1
             marker = "o" if len(points) < 3 else None
-            axes.plot(row, error, color=COLOURS.get(method), lw=wide, label=method, marker=marker)
+            style = DASHED if method == "RLS on lags" else "-"
+            axes.plot(row, error, color=COLOURS[method], lw=wide, ls=style, label=method, marker=marker)
     if axes.lines:
-        axes.set_yscale("log")
         axes.legend(loc="upper right", ncols=4, frameon=False, fontsize=9)
-        low, high = axes.get_ylim()
-        axes.set_ylim(low, high * (high / low) ** 0.15)
+        values = np.concatenate([line.get_ydata() for line in axes.lines])
+        low, high = values.min(), values.max()
+        if high > 10 * low:
+            axes.set_yscale("log")
+            axes.set_ylim(low / 1.2, high * (high / low) ** 0.2)  # the legend above the curves
+        else:
+            axes.set_ylim(0, 1.2 * high)
     axes.set_title(f"running error: root mean square of each {every} rows" if lines else "", loc="left")
     axes.set_xlabel("row")
     axes.margins(x=0.01)

@@ -7,6 +7,7 @@ hard to beat with what is linear in the lags; the net adds what is not, and what
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -132,7 +133,8 @@ class Forecaster:
         def make_learner(model):
             return sg.Learner(model, optimiser, loss=sg.losses.mse, delay=horizon)
 
-        @eqx.filter_jit  # one compilation, where a hundred small ones would take seconds
+        # One quick compilation, where a hundred small ones would take seconds.
+        @functools.partial(eqx.filter_jit, compiler_options={"xla_backend_optimization_level": 0})
         def start(key):
             key_model, key_state = jax.random.split(key)
             model = make_model(key_model)
@@ -141,7 +143,7 @@ class Forecaster:
 
         self.model, arrays, packing = start(jax.random.key(seed))
         self.state = LearnerState(arrays, packing)
-        learner = make_learner(self.model)
+        self._learner = learner = make_learner(self.model)
         self._size = size
 
         # One compiled loop for any number of rows: the same arithmetic in whatever portions they
@@ -156,9 +158,7 @@ class Forecaster:
 
         self._loop = jax.jit(loop, donate_argnums=0)
 
-    def __call__(
-        self, inputs: Float[np.ndarray, "n size"], learn: Float[np.ndarray, " n"]
-    ) -> Float[Array, " portion"]:
+    def __call__(self, inputs: Float[np.ndarray, "n size"], learn: Float[np.ndarray, " n"]) -> Float[Array, " portion"]:
         """Learn from n rows in turn and forecast from each; the outputs after the n-th are zeros.
 
         `learn` is NaN where nothing is to be learned. The result is still being computed when this
@@ -170,6 +170,10 @@ class Forecaster:
         rows[:n], targets[:n, 0] = inputs, learn
         self.state, outputs = self._loop(self.state, rows, targets, n)
         return outputs
+
+    def warnings(self) -> list[str]:
+        """What is growing out of bounds, with the likely cause."""
+        return self._learner.warnings(self.state)
 
     @property
     def skipped(self) -> int:
