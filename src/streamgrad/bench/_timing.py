@@ -1,8 +1,7 @@
-"""Fair timing on a noisy machine: one core, warm-up, programs in turn, medians."""
+"""Fair timing on a noisy machine: warm-up, programs in turn, medians."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,16 +16,6 @@ class Program(NamedTuple):
     run: Callable[..., Any]
     make: Callable[[], tuple]
     steps: int
-
-
-def pin() -> int | None:
-    """Stay on one core (the last one allowed): XLA splits small loops over threads and loses. The core's
-    number, or None where the system cannot pin. Call it before JAX makes its threads."""
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    core = max(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {core})
-    return core
 
 
 def interleaved(programs: dict[str, Program], rounds: int) -> dict[str, dict[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -30,9 +31,7 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the rows, print a table, write JSON."""
     options = tyro.cli(Options, args=arguments, prog="streamgrad bench")
-    from ..bench._timing import pin
-
-    core = pin()
+    core = _pin()
     import jax
     from rich.console import Console
 
@@ -52,9 +51,10 @@ def main(arguments: Sequence[str]) -> int:
     results = []
     names = options.rows or tuple(ROWS)
     for k, name in enumerate(names):
-        with console.status(f"{name} ({k + 1} of {len(names)})"):
-            row = ROWS[name]
-            result = measure(row, 2, 128) if options.quick else measure(row, options.rounds)
+        # No spinner: its thread would share the core, and the cache, with what is timed.
+        print(f"({k + 1} of {len(names)}) {name} ...", end="\r", flush=True)
+        row = ROWS[name]
+        result = measure(row, 2, 128) if options.quick else measure(row, options.rounds)
         results.append({"name": name, **result})
         console.print(_text(name, row, result), highlight=False)
     if options.out is not None:
@@ -63,6 +63,16 @@ def main(arguments: Sequence[str]) -> int:
         options.out.write_text(json.dumps({**machine, "rows": results}, indent=1) + "\n", "utf-8")
         console.print(f"wrote {options.out}")
     return 0
+
+
+def _pin() -> int | None:
+    """Stay on one core, the last one allowed: XLA splits small loops over threads and loses. Before JAX makes
+    its threads, so before it is imported. None where the system cannot pin."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    core = max(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {core})
+    return core
 
 
 def _text(name, row, result) -> str:
