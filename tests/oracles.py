@@ -73,7 +73,7 @@ def distance(got, want):
 def assert_no_silent_parameter(gradient, zero=()):
     """Exactly the parameters named in `zero` get no gradient at all over the whole run."""
     silent = {name for name, leaf in gradient.items() if not np.any(leaf)}
-    assert silent == set(zero)
+    assert silent == set(zero), f"{sorted(silent)} get no gradient, declared are {sorted(zero)}"
 
 
 # (a) Backpropagation through time: autodiff of a plain loop over the cell.
