@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-#: Leaves of at most this many elements share one vector a dtype; larger ones stay in place and are donated.
+#: Leaves of at most this many elements are copied into a vector; larger ones stay in place and are donated.
 SMALL = 256
+#: The vector of all small leaves of four bytes an element, and of booleans; other types have their own.
+WORDS = np.dtype(np.uint32)
 
 
 class Packing:
@@ -23,9 +25,9 @@ class Packing:
         raw = [_raw(leaf) for leaf in leaves]
         self.shapes = tuple((leaf.shape, np.dtype(leaf.dtype)) for leaf in raw)
         small = [k for k, leaf in enumerate(raw) if leaf.size <= SMALL]
-        self.dtypes = tuple(sorted({raw[k].dtype.name for k in small}))
-        self.small = tuple(tuple(k for k in small if raw[k].dtype.name == name) for name in self.dtypes)
-        self.large = tuple(k for k in range(len(raw)) if k not in set(small))
+        carriers = {k: _carrier(self.shapes[k][1]) for k in small}
+        self.small = tuple(tuple(k for k in small if carriers[k] == c) for c in dict.fromkeys(carriers.values()))
+        self.large = tuple(k for k in range(len(raw)) if k not in carriers)
         self._hash = hash((self.treedef, self.keys, self.shapes))
 
     def __hash__(self) -> int:
@@ -39,9 +41,9 @@ class Packing:
         )
 
     def pack(self, tree: PyTree[Array]) -> tuple[Array, ...]:
-        """The arrays: one vector a dtype of small leaves, then the large leaves."""
+        """The arrays: vectors of small leaves, then the large leaves."""
         raw = [_raw(leaf) for leaf in self.treedef.flatten_up_to(tree)]
-        vectors = [jnp.concatenate([raw[k].ravel() for k in group]) for group in self.small]
+        vectors = [jnp.concatenate([_carried(raw[k]).ravel() for k in group]) for group in self.small]
         return (*vectors, *(raw[k] for k in self.large))
 
     def unpack(self, arrays: tuple[Array, ...]) -> PyTree[Array]:
@@ -51,9 +53,9 @@ class Packing:
         for vector, group in zip(vectors, self.small, strict=True):
             start = 0
             for k in group:
-                shape, _ = self.shapes[k]
+                shape, dtype = self.shapes[k]
                 size = int(np.prod(shape))
-                leaves[k] = vector[start : start + size].reshape(shape)
+                leaves[k] = _restored(vector[start : start + size], dtype).reshape(shape)
                 start += size
         for k, leaf in zip(self.large, large, strict=True):
             leaves[k] = leaf
@@ -70,3 +72,20 @@ def _is_key(leaf) -> bool:
 
 def _raw(leaf):
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _carrier(dtype: np.dtype) -> np.dtype:
+    """The element type of the vector that carries leaves of this type."""
+    return WORDS if dtype.kind == "b" or (dtype.itemsize == 4 and dtype.kind in "fiu") else dtype
+
+
+def _carried(leaf):
+    if leaf.dtype.kind == "b":
+        return leaf.astype(WORDS)
+    return jax.lax.bitcast_convert_type(leaf, WORDS) if _carrier(leaf.dtype) == WORDS else leaf
+
+
+def _restored(words, dtype):
+    if dtype.kind == "b":
+        return words != 0
+    return jax.lax.bitcast_convert_type(words, dtype) if words.dtype != dtype else words

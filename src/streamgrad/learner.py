@@ -124,11 +124,9 @@ class Learner:
         """One step of the stream. `reset=True` says that x begins a new episode: state and traces start anew
         before it, running statistics stay. Consumes `st`."""
         st = self._opened(st, x, target)
-        if reset is None:
-            reset = _FALSE
+        step = (x, target) if reset is None else (x, target, reset)
         # Under the user's own jit, the compiler's options are the user's.
-        step = self._packed_step if _is_traced(st) else self._step
-        return step(st, x, target, reset)
+        return self._packed_step(st, *step) if _is_traced(st) else self._step(st, *step)
 
     def run(self, st: LearnerState, xs: Any, targets: Any, *, resets: Any = None) -> tuple[LearnerState, Output]:
         """Many steps in one call, scanned on the device: xs and targets have a leading axis of time.
@@ -246,7 +244,7 @@ class Learner:
 
     # One step.
 
-    def _packed_step(self, st: LearnerState, x, target, reset):
+    def _packed_step(self, st: LearnerState, x, target, reset=False):
         memory, out = self._one(st.memory, jnp.asarray(x), jnp.asarray(target), jnp.asarray(reset))
         return LearnerState(st.packing.pack(memory), st.packing), out
 
@@ -449,9 +447,6 @@ class Learner:
             return self._call(serving, carry, x)[1]
 
         return predict
-
-
-_FALSE = np.zeros((), bool)
 
 
 def _is_traced(st: LearnerState) -> bool:
