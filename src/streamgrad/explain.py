@@ -246,7 +246,7 @@ def _others_text(others) -> list[str]:
     return lines
 
 
-def _bytes(count: float) -> str:
+def _bytes(count: int | float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
