@@ -11,15 +11,18 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import streamgrad as sg
 from streamgrad import cli
 from streamgrad.cli.journal import Journal, JournalError
 from streamgrad.cli.summary import verdict
 from streamgrad.tasks.encoding import Encoder
 from streamgrad.tasks.floors import FORGETTING, PRIOR, Floors
-from streamgrad.tasks.forecast import CELLS, Forecaster, make_algorithm
+from streamgrad.tasks.forecast import CELLS, Forecaster, make_algorithm, make_cell
 from streamgrad.tasks.scores import Scores
 
 RNG = np.random.default_rng(0)
@@ -175,8 +178,17 @@ def test_the_verdict_says_plainly_who_wins(errors, words):
 # The forecaster.
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_every_cell_learns_a_sine(cell):
+@pytest.mark.parametrize("name", CELLS)
+def test_every_cell_fits_the_forecaster(name):
+    cell, out = make_cell(name, 3, 4, key=jax.random.key(0))
+    assert sg.Recurrent(cell, make_algorithm("snap-1")).cell.in_size == 3
+    assert cell.output(cell.init_state(), jnp.zeros(3)).shape == (out,)
+    with pytest.raises(ValueError, match="there is no cell 'gruu'"):
+        make_cell("gruu", 3, 4, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("cell", ["lru", "gru"])
+def test_the_forecaster_learns_a_sine(cell):
     t = np.arange(400)
     encoder = Encoder(1, 4, 2)
     encoded = encoder(np.sin(t / 5)[:, None])

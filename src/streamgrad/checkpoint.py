@@ -27,7 +27,7 @@ from ._memory import LearnerState
 
 SCHEMA = 1
 _NAME = re.compile(r"step-(\d{12})\.safetensors")
-_SEAL = '"sha256":"{}"'  # as it stands in the header; inside the metadata its quotes are escaped
+_SEAL = r"{{\"sha256\": \"{}\""  # as the text of the metadata begins, within the file's header
 _NO_DIGEST = "0" * 64
 
 
@@ -204,9 +204,9 @@ def _encode(tree: PyTree, step: int, meta: dict[str, Any], config: dict[str, Any
     head = {"schema": SCHEMA, "step": step, "kinds": kinds, "scalars": scalars}
     head |= {"config": config, "meta": meta}
     tensors = {n: _bytes(leaf) for n, leaf in leaves.items() if kinds[n][0] != "scalar"}
-    # `sort_keys`, as equal states should give equal files.
-    text = json.dumps(head, sort_keys=True, allow_nan=True)
-    data = to_bytes(tensors, {"streamgrad": text, "sha256": _NO_DIGEST})
+    # Sorted, and one entry in the header, so that equal states give equal files.
+    text = json.dumps({"sha256": _NO_DIGEST, **json.loads(json.dumps(head, sort_keys=True))})
+    data = to_bytes(tensors, {"streamgrad": text})
     digest = hashlib.sha256(data).hexdigest()
     return data.replace(_SEAL.format(_NO_DIGEST).encode(), _SEAL.format(digest).encode(), 1)
 
@@ -265,15 +265,15 @@ def _read(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise _Damaged(os.strerror(error.errno or 0)) from None
     try:
         length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length])["__metadata__"]
-        digest, text = header["sha256"], header["streamgrad"]
+        head = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["streamgrad"])
+        digest = str(head["sha256"])
     except (ValueError, KeyError, TypeError, MemoryError):
         raise _Damaged("its header cannot be read") from None
     blank = data.replace(_SEAL.format(digest).encode(), _SEAL.format(_NO_DIGEST).encode(), 1)
     if hashlib.sha256(blank).hexdigest() != digest:
         raise _Damaged("its content does not match its SHA-256")
     try:
-        return from_bytes(data), json.loads(text)
+        return from_bytes(data), head
     except (SafetensorError, ValueError) as error:
         raise _Damaged(str(error)) from None
 

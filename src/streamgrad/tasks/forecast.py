@@ -7,7 +7,6 @@ hard to beat with what is linear in the lags; the net adds what is not, and what
 
 from __future__ import annotations
 
-import functools
 import re
 from typing import Any
 
@@ -133,8 +132,7 @@ class Forecaster:
         def make_learner(model):
             return sg.Learner(model, optimiser, loss=sg.losses.mse, delay=horizon)
 
-        # One quick compilation, where a hundred small ones would take seconds.
-        @functools.partial(eqx.filter_jit, compiler_options={"xla_backend_optimization_level": 0})
+        @eqx.filter_jit  # one compilation, where a hundred small ones would take seconds
         def start(key):
             key_model, key_state = jax.random.split(key)
             model = make_model(key_model)
@@ -145,6 +143,7 @@ class Forecaster:
         self.state = LearnerState(arrays, packing)
         self._learner = learner = make_learner(self.model)
         self._size = size
+        self._skipped: Array | None = None  # of `state`, which is packed: costly to look into
 
         # One compiled loop for any number of rows: the same arithmetic in whatever portions they
         # come, so that a run that was interrupted and one that was not agree in every bit.
@@ -154,7 +153,9 @@ class Forecaster:
                 state, out = learner.step(state, inputs[t], targets[t])
                 return state, outputs.at[t].set(out.prediction[0])
 
-            return jax.lax.fori_loop(0, n, body, (state, jnp.zeros(self.portion, inputs.dtype)))
+            outputs = jnp.zeros(self.portion, inputs.dtype)
+            state, outputs = jax.lax.fori_loop(0, n, body, (state, outputs))
+            return state, outputs, state.memory.skipped
 
         self._loop = jax.jit(loop, donate_argnums=0)
 
@@ -168,7 +169,7 @@ class Forecaster:
         rows = np.zeros((self.portion, self._size), self._dtype)
         targets = np.full((self.portion, 1), np.nan, self._dtype)
         rows[:n], targets[:n, 0] = inputs, learn
-        self.state, outputs = self._loop(self.state, rows, targets, n)
+        self.state, outputs, self._skipped = self._loop(self.state, rows, targets, n)
         return outputs
 
     def warnings(self) -> list[str]:
@@ -178,4 +179,4 @@ class Forecaster:
     @property
     def skipped(self) -> int:
         """Updates that were left out since a loss or gradient was not finite."""
-        return self.state.skipped
+        return self.state.skipped if self._skipped is None else int(self._skipped)
