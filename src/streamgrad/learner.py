@@ -100,7 +100,8 @@ class Learner:
         arrays, self._static = eqx.partition(model, eqx.is_array)
         self._template = arrays
         self._trained = jax.tree.map(lambda leaf, own: eqx.is_inexact_array(leaf) and not own, arrays, fitted(model))
-        compiled = functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
+        options = compiler_options(batched=streams is not None)
+        compiled = functools.partial(jax.jit, donate_argnums=0, compiler_options=options)
         self._step, self._run = compiled(self._packed_step), compiled(self._packed_run)
         self._checked: set = set()
         self._packings: dict[Packing, Packing] = {}

@@ -17,8 +17,8 @@ from ._timing import Program
 RATE = 1e-3
 
 
-def _jit(function, donate=()):
-    return jax.jit(function, donate_argnums=donate, compiler_options=compiler_options())
+def _jit(function, donate=(), batched=False):
+    return jax.jit(function, donate_argnums=donate, compiler_options=compiler_options(batched=batched))
 
 
 def _inputs(size: int, steps: int):
@@ -61,6 +61,27 @@ def online(layer: Recurrent, steps: int) -> Program:
 
     run = _jit(lambda parameters, carry: jax.lax.scan(step, (parameters, carry), xs)[0], donate=(0, 1))
     return Program(run, lambda: (_fresh(parameters), layer.init(key=jax.random.key(0))), steps)
+
+
+def streams(layer: Recurrent, count: int, steps: int) -> Program:
+    """As `online`, for a batch of streams that share the weights. Time for a step of all of them."""
+    xs = jax.random.normal(jax.random.key(1), (steps, count, layer.cell.in_size))
+    parameters, static = eqx.partition(layer, eqx.is_inexact_array)
+
+    def step(both, x):
+        parameters, carry = both
+
+        def loss(parameters):
+            one = eqx.combine(parameters, static)
+            new, y = jax.vmap(lambda carry, x: one(carry, x))(carry, x)
+            return jnp.mean(jax.vmap(_loss)(y)), new
+
+        gradient, carry = jax.grad(loss, has_aux=True)(parameters)
+        return (_descend(parameters, gradient), carry), None
+
+    run = _jit(lambda p, carry: jax.lax.scan(step, (p, carry), xs)[0], donate=(0, 1), batched=True)
+    keys = jax.random.split(jax.random.key(0), count)
+    return Program(run, lambda: (_fresh(parameters), jax.vmap(lambda k: layer.init(key=k))(keys)), steps)
 
 
 def influence(layer: Recurrent, steps: int) -> Program:

@@ -112,6 +112,11 @@ def _bandwidth(steps):
     }
 
 
+def _streams(steps):
+    layer = Recurrent(GRU(32, 128, key=KEY), SnAp(1))
+    return {f"{n} stream{'s'[: n != 1]}": programs.streams(layer, n, steps // n) for n in (1, 4, 16)}
+
+
 COLUMNS = (128, 512, 1024, 4096)
 
 
@@ -163,6 +168,10 @@ ROWS = {
     "sparse": Row(
         "sparse GRU, SnAp-1 + SGD", "GRU 32 -> 128, fan-in 8", _sparse,
         _over("streamgrad", "BPTT(128)"), "over BPTT", 0.9, 0.7,
+    ),
+    "streams": Row(
+        "a batch of streams, SnAp-1 + SGD", "GRU 32 -> 128, 16 streams", _streams,
+        lambda t: t["16 streams"] / 16 / t["1 stream"], "of a single stream's time, for each stream", 1.3, 1.0,
     ),
     "large-sparse": Row(
         "large sparse GRU, SnAp-1 + SGD", "GRU 32 -> 1024, fan-in 16, dense input", _large_sparse,

@@ -22,6 +22,19 @@ def materialise(tree: PyTree[Array]) -> PyTree[Array]:
     leaves, treedef = jax.tree.flatten(tree)
     if jax.default_backend() != "cpu" or not leaves or jnp.iscomplexobj(leaves[0]):
         return jax.lax.optimization_barrier(tree)
-    rows = jnp.stack(leaves)
-    rows = jax.lax.dot(jnp.eye(len(leaves), dtype=rows.dtype), rows, precision=jax.lax.Precision.HIGHEST)
-    return jax.tree.unflatten(treedef, list(rows))
+    return jax.tree.unflatten(treedef, list(_identity_product(jnp.stack(leaves))))
+
+
+@jax.custom_batching.custom_vmap
+def _identity_product(rows: Array) -> Array:
+    return jax.lax.dot(jnp.eye(len(rows), dtype=rows.dtype), rows, precision=jax.lax.Precision.HIGHEST)
+
+
+@_identity_product.def_vmap
+def _batched_identity_product(axis_size, in_batched, rows):
+    """One product for the whole batch, side by side: as a batch of products, its layout would spread to the
+    traces and their loops would not be vectorised."""
+    del axis_size, in_batched
+    batch, count, units = rows.shape
+    product = _identity_product(jnp.moveaxis(rows, 1, 0).reshape(count, batch * units))
+    return jnp.moveaxis(product.reshape(count, batch, units), 1, 0), True
