@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import Sequence
 
@@ -17,11 +16,6 @@ COMMANDS = {
     "bench": "measure speed and memory, beside forward-only and BPTT",
     "explain": "say what an algorithm keeps, what it costs, and whether it is exact",
 }
-
-
-#: Lets XLA's CPU compiler write several results from one loop: the traces of cells with two state entries
-#: then take about half the time. Only the environment can ask for it, before JAX first compiles.
-MULTI_OUTPUT = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,9 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("usage: streamgrad COMMAND ...\n\n" + "\n".join(lines))
             print("\nstreamgrad COMMAND --help shows the options of a command.")
         return 2 if wrong else 0
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_backend_extra_options" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {MULTI_OUTPUT}".strip()
     try:
         command = importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:
