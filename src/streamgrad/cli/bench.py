@@ -13,7 +13,6 @@ from typing import Annotated
 
 import tyro
 
-
 #: Lets XLA's CPU compiler write several results from one loop: the traces of cells with two state entries
 #: (LSTM) then take about half the time. Only the environment can ask for it, before JAX first compiles.
 MULTI_OUTPUT = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion"
