@@ -511,6 +511,18 @@ def test_bad_shapes_are_refused_before_anything_is_consumed(call, said):
     taught.step(st, xs[0], targets[0])
 
 
+@pytest.mark.parametrize("options", [{}, {"delay": 2}], ids=["now", "late"])
+def test_a_state_made_for_its_shapes_never_changes_its_structure(options):
+    xs, targets = stream()
+    taught = learner(**options)
+    st = taught.init(key=jax.random.key(1), like=(xs[0], targets[0]))
+    structure = jax.tree.structure(st)
+    st, out = taught.step(st, xs[0], targets[0])
+    assert jax.tree.structure(st) == structure
+    _, want = taught.step(fresh(taught), xs[0], targets[0])
+    assert_equal(out, want)
+
+
 def test_streams_need_their_axis():
     taught = learner(streams=3)
     with pytest.raises(ValueError, match=r"3 streams expects .* leading axis of 3, got shapes \(2,\)"):

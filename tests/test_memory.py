@@ -266,6 +266,21 @@ def test_snap_1_with_one_state_entry_works_in_place(kind, options, share):
     assert_in_place(Problem(make(kind, 256, **options), sg.SnAp(n=1)), share)
 
 
+@pytest.mark.parametrize(("kind", "options", "_"), ONE_TRACE_A_WEIGHT)
+def test_traits_count_what_the_program_allocates(kind, options, _):
+    cell = make(kind, **options)
+    traits = sg.Recurrent(cell, sg.SnAp(n=1)).algorithm.traits(cell.core())
+    problem = Problem(cell, sg.SnAp(n=1))
+    assert traits.bytes == problem.influence
+    assert abs(problem.analysed().temp_size_in_bytes - traits.temporaries) <= 0.1 * traits.bytes
+
+
+@pytest.mark.parametrize(("cell", "algorithm"), [row for row in SMALL if not isinstance(row[1], sg.TBPTT)])
+def test_traits_count_the_influence(cell, algorithm):
+    traits = sg.Recurrent(cell, algorithm).algorithm.traits(cell.core())
+    assert traits.bytes == Problem(cell, algorithm).influence
+
+
 @pytest.mark.parametrize(("kind", "options", "algorithm", "share"), OTHERS)
 def test_temporaries_of_other_influences(kind, options, algorithm, share):
     assert_in_place(Problem(make(kind, **options), algorithm), share)
