@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 KILLS = int(os.environ.get("STREAMGRAD_KILLS", "2"))
-ROWS = 4000 + 1500 * KILLS
+ROWS = 4000 + 300 * KILLS
 
 
 def _environment(cache: Path) -> dict[str, str]:
@@ -59,9 +60,8 @@ def test_killed_and_resumed_is_bit_identical(tmp_path):
     done = subprocess.run(_command(source, whole), **quiet)
     assert done.returncode == 0, done.stderr
 
-    rng, kills, attempts = random.Random(0), 0, 0
-    while attempts < 10 * KILLS + 10:
-        attempts += 1
+    rng, kills, ended = random.Random(0), 0, 0
+    for _ in range(5 * KILLS + 5):
         more = ["--resume"] if list(broken.glob("checkpoints/step-*")) else ["--overwrite"]
         process = subprocess.Popen(
             _command(source, broken, *more),
@@ -70,31 +70,36 @@ def test_killed_and_resumed_is_bit_identical(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
         )
-        if kills < KILLS:  # now and then while it starts, mostly while it learns
-            before = _progress(broken)
-            early = rng.random() < 0.1
-            wait = time.monotonic() + (rng.uniform(0, 2) if early else 60)
-            while process.poll() is None and time.monotonic() < wait:
-                if _progress(broken) != before:
-                    time.sleep(rng.uniform(0, 0.15))
-                    break
-                time.sleep(0.002)
+        if kills < KILLS:
+            if rng.random() < 0.1:  # now and then while it starts
+                time.sleep(rng.uniform(0, 2))
+            else:  # mostly while it learns
+                _wait_until_it_writes(process, broken / "predictions.csv")
+                time.sleep(rng.uniform(0, 0.5))
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
-                kills += 1
         _, error = process.communicate()
-        if process.returncode != -signal.SIGKILL:
-            assert process.returncode == 0, error
+        if process.returncode == -signal.SIGKILL:
+            kills += 1
+            continue
+        assert process.returncode == 0, error
+        assert _files(broken) == _files(whole)
+        ended += 1
+        if kills >= KILLS:
             break
-    print(f"{kills} kills in {attempts} attempts over {ROWS} rows")
-    assert kills == KILLS
-    assert _files(broken) == _files(whole)
+        shutil.rmtree(broken)
+    print(f"{kills} kills, {ended} runs ended, {ROWS} rows each")
+    assert kills == KILLS and ended
 
 
-def _progress(folder: Path) -> tuple[int, int]:
-    """What changes when the process writes: the size of the predictions and its time."""
-    try:
-        stat = (folder / "predictions.csv").stat()
-    except FileNotFoundError:
-        return (-1, -1)
-    return (stat.st_size, stat.st_mtime_ns)
+def _wait_until_it_writes(process: subprocess.Popen, path: Path) -> None:
+    """Return when the file has grown since the process opened it (and cut it to the checkpoint)."""
+    stat = lambda: path.stat() if path.exists() else None
+    before, opened = stat(), None
+    while process.poll() is None:
+        now = stat()
+        if opened is not None and now is not None and now.st_size > opened:
+            return
+        if opened is None and now is not None and (before is None or now.st_mtime_ns != before.st_mtime_ns):
+            opened = now.st_size
+        time.sleep(0.002)
