@@ -20,7 +20,7 @@ LAYERS = [
     {"_compile", "_dependence", "_dtypes", "_packing", "_static", "structure", "wiring", "cells"},
     {"influence", "algorithms"},
     {"recurrent"},
-    {"_cost", "_health", "_inference", "_memory", "nn", "readout", "losses", "learner", "explain", "check"},
+    {"_cost", "_health", "_inference", "_memory", "_step", "nn", "readout", "losses", "learner", "explain", "check"},
     {"bench", "data", "checkpoint", "tasks", "experiments"},
     {"cli", "report"},
 ]
