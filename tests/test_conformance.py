@@ -87,38 +87,38 @@ class Row:
     casts: bool = True
 
 
-def row(name, kind, units=5, **options):
+def bank(name, kind, units=5, **options):
     more = {k: options.pop(k) for k in ("spatial", "mixed", "alike") if k in options}
     return Row(name, lambda key, **dtype: kind(IN, units, key=key, **options, **dtype), **more)
 
 
 ROWS = [
-    row("Vanilla-dense", cells.Vanilla),
-    row("Vanilla-sparse", cells.Vanilla, **OWN, **SPARSE_INPUT),
-    row("Vanilla-columns", cells.Vanilla, **COLUMNS),
-    row("GRU-dense", cells.GRU),
-    row("GRU-sparse", cells.GRU, units=7, **OWN),
-    row("GRU-shared", cells.GRU, **SHARED, **SPARSE_INPUT),
-    row("GRU-blocks", cells.GRU, **BLOCKS),
-    row("GRU-columns", cells.GRU, **COLUMNS),
-    row("GRU-before-dense", cells.GRU, reset_before=True, spatial=None),
-    row("GRU-before-sparse", cells.GRU, units=7, reset_before=True, spatial=None, **OWN, **SPARSE_INPUT),
-    row("GRU-before-columns", cells.GRU, reset_before=True, spatial=None, **COLUMNS),
-    row("LSTM-dense", cells.LSTM, **SPARSE_INPUT),
-    row("LSTM-sparse", cells.LSTM, units=7, **OWN),
-    row("LSTM-shared", cells.LSTM, **SHARED),
-    row("LSTM-blocks", cells.LSTM, **BLOCKS),
-    row("LSTM-columns", cells.LSTM, **COLUMNS, **SPARSE_INPUT),
-    row("LeakyRNN-sparse", cells.LeakyRNN, leak=0.3, **OWN),
-    row("IndRNN-tanh", cells.IndRNN, activation=jnp.tanh, spatial={".bias": 1}),
-    row("IndRNN-relu", cells.IndRNN, spatial={".bias": 1}, **SPARSE_INPUT),
-    row("MinGRU", cells.MinGRU, spatial={}),
-    row("LRU", cells.LRU, spatial={".nu": ..., ".theta": ...}),
-    row("LRU-wide", cells.LRU, out_size=4, spatial={".nu": ..., ".theta": ...}),
-    row("RTU", cells.RTU, spatial={".theta": ...}, mixed=(".nu",)),
-    row("LIF-dense", cells.LIF),
-    row("LIF-sparse", cells.LIF, alike=("SnAp-3",), **OWN),
-    row("ALIF-sparse", cells.ALIF, alike=("SnAp-3",), **OWN),
+    bank("Vanilla-dense", cells.Vanilla),
+    bank("Vanilla-sparse", cells.Vanilla, **OWN, **SPARSE_INPUT),
+    bank("Vanilla-columns", cells.Vanilla, **COLUMNS),
+    bank("GRU-dense", cells.GRU),
+    bank("GRU-sparse", cells.GRU, units=7, **OWN),
+    bank("GRU-shared", cells.GRU, **SHARED, **SPARSE_INPUT),
+    bank("GRU-blocks", cells.GRU, **BLOCKS),
+    bank("GRU-columns", cells.GRU, **COLUMNS),
+    bank("GRU-before-dense", cells.GRU, reset_before=True, spatial=None),
+    bank("GRU-before-sparse", cells.GRU, units=7, reset_before=True, spatial=None, **OWN, **SPARSE_INPUT),
+    bank("GRU-before-columns", cells.GRU, reset_before=True, spatial=None, **COLUMNS),
+    bank("LSTM-dense", cells.LSTM, **SPARSE_INPUT),
+    bank("LSTM-sparse", cells.LSTM, units=7, **OWN),
+    bank("LSTM-shared", cells.LSTM, **SHARED),
+    bank("LSTM-blocks", cells.LSTM, **BLOCKS),
+    bank("LSTM-columns", cells.LSTM, **COLUMNS, **SPARSE_INPUT),
+    bank("LeakyRNN-sparse", cells.LeakyRNN, leak=0.3, **OWN),
+    bank("IndRNN-tanh", cells.IndRNN, activation=jnp.tanh, spatial={".bias": 1}),
+    bank("IndRNN-relu", cells.IndRNN, spatial={".bias": 1}, **SPARSE_INPUT),
+    bank("MinGRU", cells.MinGRU, spatial={}),
+    bank("LRU", cells.LRU, spatial={".nu": ..., ".theta": ...}),
+    bank("LRU-wide", cells.LRU, out_size=4, spatial={".nu": ..., ".theta": ...}),
+    bank("RTU", cells.RTU, spatial={".theta": ...}, mixed=(".nu",)),
+    bank("LIF-dense", cells.LIF),
+    bank("LIF-sparse", cells.LIF, alike=("SnAp-3",), **OWN),
+    bank("ALIF-sparse", cells.ALIF, alike=("SnAp-3",), **OWN),
     Row(
         "Chain-LRU-GRU-LSTM",
         chain(
@@ -220,20 +220,6 @@ class Case:
         return not (ALGORITHMS[name].spatial and self.row.spatial is None)
 
 
-@functools.cache
-def case_of(row):
-    return Case(ROWS[row])
-
-
-# The tests of a row stay together, in one process.
-ROW = [pytest.param(k, marks=pytest.mark.xdist_group(row.name), id=row.name) for k, row in enumerate(ROWS)]
-
-
-@pytest.fixture(params=ROW, scope="module")
-def case(request):
-    return case_of(request.param)
-
-
 def reduced(gradient, skip):
     return {name: leaf for name, leaf in gradient.items() if name not in skip}
 
@@ -241,114 +227,122 @@ def reduced(gradient, skip):
 each_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 
 
-def test_the_oracles_agree(case):
-    """Two ways to the exact gradient, and where both exist two ways to the pattern."""
-    linear = case.linear(0)
-    full = oracles.brute_force(linear.immediate, linear.dynamics)
-    assert_same(linear.gradient(full), case.exact(0))
-    if case.row.unit_of_row is None:
-        by_values = oracles.pattern_of_values(case.cell, case.pattern.unit)
-        np.testing.assert_array_equal(case.pattern.reads, by_values.reads)
-        np.testing.assert_array_equal(case.pattern.enters, by_values.enters)
+@pytest.fixture(scope="class")
+def case(request):
+    yield Case(request.cls.row)
+    jax.clear_caches()  # compiled programs of one row are of no use to the next
 
 
-@each_algorithm
-def test_the_gradient_is_the_defined_one(case, name):
-    """At every step, for several draws of weights and inputs, one-hot inputs too."""
-    if not case.applies(name):
-        with pytest.raises(TypeError, match=r"TBPTT\(window=1\)"):
-            case.layer(name)
-        return
-    skip = case.row.mixed if ALGORITHMS[name].spatial else ()
-    for problem in (0,), (1,), (0, True):
-        assert_same(reduced(case.online(name, *problem), skip), reduced(case.defined(name, *problem), skip))
+class Conformance:
+    """The tests of one row. Every row is a class of its own, so that a test process has it to itself."""
+
+    row: Row
+
+    def test_the_oracles_agree(self, case):
+        """Two ways to the exact gradient, and where both exist two ways to the pattern."""
+        linear = case.linear(0)
+        full = oracles.brute_force(linear.immediate, linear.dynamics)
+        assert_same(linear.gradient(full), case.exact(0))
+        if case.row.unit_of_row is None:
+            by_values = oracles.pattern_of_values(case.cell, case.pattern.unit)
+            np.testing.assert_array_equal(case.pattern.reads, by_values.reads)
+            np.testing.assert_array_equal(case.pattern.enters, by_values.enters)
+
+    @each_algorithm
+    def test_the_gradient_is_the_defined_one(self, case, name):
+        """At every step, for several draws of weights and inputs, one-hot inputs too."""
+        if not case.applies(name):
+            with pytest.raises(TypeError, match=r"TBPTT\(window=1\)"):
+                case.layer(name)
+            return
+        skip = case.row.mixed if ALGORITHMS[name].spatial else ()
+        for problem in (0,), (1,), (0, True):
+            assert_same(reduced(case.online(name, *problem), skip), reduced(case.defined(name, *problem), skip))
+
+    @each_algorithm
+    def test_traits_say_what_holds(self, case, name):
+        """Exact ones equal backprop through time at every step, biased ones differ from it."""
+        if not case.applies(name):
+            return
+        traits, order = case.traits(name), ALGORITHMS[name].order
+        assert traits.bias == ("exact" if order and case.pattern.closed(order) else "biased")
+        got, want = case.online(name, 0), case.exact(0)
+        if traits.bias == "exact":
+            for seed in SEEDS:
+                assert_same(case.online(name, seed), case.exact(seed))
+        elif name not in case.row.alike:
+            assert distance(got, want).max() > 1e-6
+        if traits.exact_at_one_step:
+            first = lambda gradient: {leaf: value[:1] for leaf, value in gradient.items()}
+            assert_same(first(got), first(want))
+
+    @pytest.mark.parametrize("name", ["RTRL", "SnAp-1", "TBPTT-3"])
+    def test_every_parameter_learns(self, case, name):
+        assert case.traits(name).zero_leaves == ()
+        assert_no_silent_parameter(case.online(name, 0))
+
+    @pytest.mark.parametrize("name", ["Spatial", "Frozen"])
+    def test_declared_parameters_and_no_others_get_zero(self, case, name):
+        """Declared by the leaves of the core; outputs are no part of it and always learn."""
+        if not case.applies(name):
+            return
+        layer = case.with_weights(name, 0)
+        core, state = layer.cell.core(), jax.tree.map(lambda s: s + 0.5, layer.cell.init_state())
+        carry, x = sg.algorithms.Carry(state, layer.init(key=jax.random.key(0)).trace), case.problem(0)[0][0]
+
+        @eqx.filter_jit
+        @eqx.filter_grad
+        def gradient(core, algorithm):
+            return jnp.sum(jnp.sin(oracles.to_rows(algorithm.step(core, carry, x).state)))
+
+        gradient = named(gradient(core, layer.algorithm))
+        declared = case.traits(name).zero_leaves
+        assert_no_silent_parameter(gradient, gradient if declared == ("*",) else declared)
+
+    def test_a_window_of_bptt(self, case):
+        layer = sg.Recurrent(case.at(0), sg.BPTT())
+        assert layer.algorithm.traits(layer.cell.core()).bias == "exact"
+        total = {name: leaf.sum(0, keepdims=True) for name, leaf in case.exact(0).items()}
+        assert_same(oracles.bptt_window(layer, *case.problem(0)), total)
+
+    @pytest.mark.parametrize("name", ["SnAp-2", "TBPTT-3"])
+    def test_streams_in_a_batch_scanned_equal_streams_apart(self, case, name):
+        layer = case.with_weights(name, 0)
+        problems = [case.problem(0), case.problem(0, True)]
+        by_time = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *problems)
+
+        @eqx.filter_jit
+        def run(layer, by_time):
+            def objective(layer, carry, x, weights):
+                carry, y = jax.vmap(layer)(carry, x)
+                return jax.vmap(oracles.loss)(y, weights).sum(), carry
+
+            def body(carry, now):
+                gradient, carry = eqx.filter_grad(objective, has_aux=True)(layer, carry, *now)
+                return carry, gradient.cell
+
+            carry = jax.vmap(lambda key: layer.init(key=key))(jax.random.split(jax.random.key(0)))
+            return jax.lax.scan(body, carry, by_time)[1]
+
+        apart = [case.online(name, 0), case.online(name, 0, True)]
+        assert_same(named(run(layer, by_time)), {leaf: sum(each[leaf] for each in apart) for leaf in apart[0]})
+
+    @pytest.mark.parametrize(("dtype", "name"), [("float32", "RTRL"), ("bfloat16", "SnAp-1")])
+    def test_low_precision(self, case, dtype, name):
+        """Close to float64 at the same weights; traces are at least float32."""
+        if not case.row.casts:
+            return
+        low = oracles.cast(case.at(0), dtype)
+        problem = case.problem(0)
+        layer = sg.Recurrent(low, ALGORITHMS[name].algorithm)
+        traces = jax.tree.leaves(layer.init(key=jax.random.key(0)).trace)
+        assert {leaf.real.dtype.name for leaf in traces} == {"float32"}
+        got = oracles.online(layer, *jax.tree.map(lambda a: a.astype(dtype), problem))
+        assert {leaf.dtype.name for leaf in got.values()} == {dtype}
+        high = eqx.tree_at(lambda other: other.cell, case.layer(name), oracles.cast(low, "float64"))
+        got = {leaf: value.astype("float64") for leaf, value in got.items()}
+        assert distance(got, oracles.online(high, *problem)).max() < {"float32": 1e-4, "bfloat16": 0.2}[dtype]
 
 
-@each_algorithm
-def test_traits_say_what_holds(case, name):
-    """Exact ones equal backprop through time at every step, biased ones differ from it."""
-    if not case.applies(name):
-        return
-    traits, order = case.traits(name), ALGORITHMS[name].order
-    assert traits.bias == ("exact" if order and case.pattern.closed(order) else "biased")
-    got, want = case.online(name, 0), case.exact(0)
-    if traits.bias == "exact":
-        for seed in SEEDS:
-            assert_same(case.online(name, seed), case.exact(seed))
-    elif name not in case.row.alike:
-        assert distance(got, want).max() > 1e-6
-    if traits.exact_at_one_step:
-        first = lambda gradient: {leaf: value[:1] for leaf, value in gradient.items()}
-        assert_same(first(got), first(want))
-
-
-@pytest.mark.parametrize("name", ["RTRL", "SnAp-1", "TBPTT-3"])
-def test_every_parameter_learns(case, name):
-    assert case.traits(name).zero_leaves == ()
-    assert_no_silent_parameter(case.online(name, 0))
-
-
-@pytest.mark.parametrize("name", ["Spatial", "Frozen"])
-def test_declared_parameters_and_no_others_get_zero(case, name):
-    """Declared by the leaves of the core; outputs are no part of it and always learn."""
-    if not case.applies(name):
-        return
-    layer = case.with_weights(name, 0)
-    core, state = layer.cell.core(), jax.tree.map(lambda s: s + 0.5, layer.cell.init_state())
-    carry, x = sg.algorithms.Carry(state, layer.init(key=jax.random.key(0)).trace), case.problem(0)[0][0]
-
-    @eqx.filter_jit
-    @eqx.filter_grad
-    def gradient(core, algorithm):
-        return jnp.sum(jnp.sin(oracles.to_rows(algorithm.step(core, carry, x).state)))
-
-    gradient = named(gradient(core, layer.algorithm))
-    declared = case.traits(name).zero_leaves
-    assert_no_silent_parameter(gradient, gradient if declared == ("*",) else declared)
-
-
-def test_a_window_of_bptt(case):
-    layer = sg.Recurrent(case.at(0), sg.BPTT())
-    assert layer.algorithm.traits(layer.cell.core()).bias == "exact"
-    total = {name: leaf.sum(0, keepdims=True) for name, leaf in case.exact(0).items()}
-    assert_same(oracles.bptt_window(layer, *case.problem(0)), total)
-
-
-@pytest.mark.parametrize("name", ["SnAp-2", "TBPTT-3"])
-def test_streams_in_a_batch_scanned_equal_streams_apart(case, name):
-    layer = case.with_weights(name, 0)
-    problems = [case.problem(0), case.problem(0, True)]
-    by_time = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *problems)
-
-    @eqx.filter_jit
-    def run(layer, by_time):
-        def objective(layer, carry, x, weights):
-            carry, y = jax.vmap(layer)(carry, x)
-            return jax.vmap(oracles.loss)(y, weights).sum(), carry
-
-        def body(carry, now):
-            gradient, carry = eqx.filter_grad(objective, has_aux=True)(layer, carry, *now)
-            return carry, gradient.cell
-
-        carry = jax.vmap(lambda key: layer.init(key=key))(jax.random.split(jax.random.key(0)))
-        return jax.lax.scan(body, carry, by_time)[1]
-
-    apart = [case.online(name, 0), case.online(name, 0, True)]
-    assert_same(named(run(layer, by_time)), {leaf: sum(each[leaf] for each in apart) for leaf in apart[0]})
-
-
-@pytest.mark.parametrize(("dtype", "name"), [("float32", "RTRL"), ("bfloat16", "SnAp-1")])
-def test_low_precision(case, dtype, name):
-    """Close to float64 at the same weights; traces are at least float32."""
-    if not case.row.casts:
-        return
-    low = oracles.cast(case.at(0), dtype)
-    problem = case.problem(0)
-    layer = sg.Recurrent(low, ALGORITHMS[name].algorithm)
-    traces = jax.tree.leaves(layer.init(key=jax.random.key(0)).trace)
-    assert {leaf.real.dtype.name for leaf in traces} == {"float32"}
-    got = oracles.online(layer, *jax.tree.map(lambda a: a.astype(dtype), problem))
-    assert {leaf.dtype.name for leaf in got.values()} == {dtype}
-    high = eqx.tree_at(lambda other: other.cell, case.layer(name), oracles.cast(low, "float64"))
-    got = {leaf: value.astype("float64") for leaf, value in got.items()}
-    assert distance(got, oracles.online(high, *problem)).max() < {"float32": 1e-4, "bfloat16": 0.2}[dtype]
+for row in ROWS:
+    globals()[f"Test{row.name}"] = type(f"Test{row.name}", (Conformance,), {"row": row})

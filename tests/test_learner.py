@@ -11,9 +11,6 @@ import pytest
 
 import streamgrad as sg
 
-# In one process: learners are compiled once and shared.
-pytestmark = pytest.mark.xdist_group("learner")
-
 KEY = jax.random.key(0)
 IN, UNITS, OUT = 2, 4, 2
 NAN = np.nan
