@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -27,18 +27,17 @@ class Options:
     learned from when that row has arrived, never earlier. Memory does not grow with the stream.
     """
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """CSV, TSV, Parquet, Arrow or JSON lines; - for standard input; or a bundled series
     (seattle-temps, sf-temps, seattle-weather, co2, sunspots, elnino)."""
-    target: str | None = None
+    target: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
     """Column to forecast. A bundled series knows its own."""
-    features: tuple[str, ...] = ()
+    features: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN ...")] = ()
     """Other columns to learn from."""
     horizon: int = 1
     """Rows ahead to forecast."""
-    period: int | None = None
-    """Rows in a season (24 for hourly rows with a daily rhythm), for the seasonal last value. A
-    bundled series knows its own; 0 leaves it out."""
+    period: Annotated[int | None, tyro.conf.arg(metavar="ROWS")] = None
+    """Rows in a season (24 for hourly rows), for the seasonal last value; 0 leaves it out."""
     cell: Literal["lru", "gru", "lstm", "vanilla", "leaky", "indrnn", "mingru", "rtu"] = "lru"
     """The recurrent cell."""
     units: int = 32
@@ -53,7 +52,7 @@ class Options:
     """Of the readout: a row's weight in the fit falls by this factor with each row."""
     seed: int = 0
     """Of the initial weights."""
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder for predictions, metrics, picture and checkpoints. Default: runs/SOURCE-hHORIZON."""
     resume: bool = False
     """Go on from the newest good checkpoint in the folder."""
@@ -73,7 +72,8 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; the exit status is 0, 1 after bad input, or 130 after Ctrl-C."""
-    options = tyro.cli(Options, prog="streamgrad learn", args=list(arguments))
+    pairs_off = (tyro.conf.FlagCreatePairsOff,)  # no --no-resume beside --resume
+    options = tyro.cli(Options, prog="streamgrad learn", args=list(arguments), config=pairs_off)
     from streamgrad.checkpoint import CheckpointError
     from streamgrad.cli.journal import JournalError
 
@@ -204,8 +204,7 @@ def _clear(checkpoints: Path) -> None:
 def _nothing_to_forecast(run: Any, target: str) -> None:
     if run.missing[0] == run.row:
         raise SourceError(
-            f"{run.source.name}: column {target!r} has no value in any of the {run.row} rows; "
-            "choose another --target."
+            f"{run.source.name}: column {target!r} has no value in any of the {run.row} rows; choose another --target."
         )
     if target in run.constant_columns():
         value = run.encoder.state["last"][0]
