@@ -62,8 +62,7 @@ def leaky(cell, h, x):
 
 
 def indrnn(cell, h, x):
-    bias, u = cell.bias
-    return np.maximum(by_x(cell, x) + u * h + bias, 0)
+    return np.maximum(by_x(cell, x) + cell.u * h + cell.bias, 0)
 
 
 def mingru(cell, h, x):

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
+from jaxtyping import Array, Float
 
+from ..wiring import BiasLinks
+from ._bank import Link
 from ._unit_cell import UnitCell
 
 
@@ -23,24 +25,27 @@ class _Unit:
 class IndRNN(UnitCell):
     r"""Independently recurrent network: $h' = \phi(W x + u \circ h + b)$; SnAp-1 is exact.
 
-    Parameters: `weight_x` (in, 1, units); `bias` (2, units) holds b and u, u ~ U(0, 1) at the start.
+    Parameters: `weight_x` (in, 1, units), `bias` (1, units) and `u` (units,), u ~ U(0, 1) at the start.
 
     Reference: Li et al., 2018 (1803.04831).
     """
 
+    u: Float[Array, " units"]
     activation: Callable = eqx.field(static=True)
 
-    hears_x = (0,)
-    biased = (0, 1)
-    bias_on_state = (1,)
+    hears_x = biased = (0,)
 
     def __init__(self, in_size, units, *, key, activation: Callable = jax.nn.relu, **options):
         key, key_u = jax.random.split(key)
         super().__init__(in_size, units, key=key, **options)
         self.activation = activation
-        u = jax.random.uniform(key_u, (units,), self.bias.dtype)
-        self.bias = jnp.stack([self.bias[0], u])
+        self.u = jax.random.uniform(key_u, (units,), self.bias.dtype)
 
     @property
     def unit(self):
         return _Unit(self.activation)
+
+    def core(self):
+        bank = super().core()
+        link = Link("1", (1,), BiasLinks(self.units, 1), acts_on_state=True)
+        return dataclasses.replace(bank, weights=(*bank.weights, self.u[None, None]), links=(*bank.links, link))

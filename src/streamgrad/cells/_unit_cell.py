@@ -44,8 +44,6 @@ class UnitCell(Cell):
     hears_x: ClassVar[tuple[int, ...]]
     hears_h: ClassVar[tuple[int, ...]] = ()
     biased: ClassVar[tuple[int, ...]]
-    #: of `biased`, the drives whose per-unit parameters act on the state alone
-    bias_on_state: ClassVar[tuple[int, ...]] = ()
     entries: ClassVar[int] = 1
     emits: ClassVar[int] = 0
 
@@ -88,12 +86,8 @@ class UnitCell(Cell):
         if self.weight_h is not None:
             links.append(Link("h", self.hears_h, self._links_h(), acts_on_state=True))
             weights.append(self.weight_h)
-        for drives, on_state in ((self.biased, False), (self.bias_on_state, True)):
-            rows = [row for row, g in enumerate(self.biased) if (g in self.bias_on_state) == on_state]
-            if drives and rows:
-                kept = tuple(self.biased[row] for row in rows)
-                links.append(Link("1", kept, BiasLinks(self.units, len(rows)), acts_on_state=on_state))
-                weights.append(self.bias[None] if len(rows) == len(self.biased) else self.bias[None, np.array(rows)])
+        links.append(Link("1", self.biased, BiasLinks(self.units, len(self.biased))))
+        weights.append(self.bias[None])
         return Bank(tuple(weights), tuple(links), self.unit, self.entries, self.emits)
 
     def init_state(self) -> Inexact[Array, "entries units"]:
