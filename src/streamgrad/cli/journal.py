@@ -67,9 +67,7 @@ class Journal:
 
     def metrics(self, values: Mapping[str, Any]) -> None:
         """Append one line; NaN becomes null."""
-        clean = lambda v: (
-            {k: clean(w) for k, w in v.items()} if isinstance(v, Mapping) else None if v != v else v
-        )
+        clean = lambda v: {k: clean(w) for k, w in v.items()} if isinstance(v, Mapping) else None if v != v else v
         self._write("metrics.jsonl", json.dumps(clean(values)) + "\n")
 
     def _write(self, name: str, text: str) -> None:

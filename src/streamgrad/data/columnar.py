@@ -74,8 +74,7 @@ class _Columnar(Source):
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise SourceError(
-                f"{self.name} cannot be read beyond data row {row} ({reason}): it seems to be "
-                "damaged; write it again."
+                f"{self.name} cannot be read beyond data row {row} ({reason}): it seems to be damaged; write it again."
             ) from None
 
 

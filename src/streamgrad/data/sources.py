@@ -111,9 +111,7 @@ def open_source(name: str) -> Source:
         with open(path, "rb") as file:
             magic = file.read(8)
     except OSError as error:
-        raise SourceError(
-            f"{name} cannot be read ({os.strerror(error.errno or 0)}): check its permissions."
-        ) from None
+        raise SourceError(f"{name} cannot be read ({os.strerror(error.errno or 0)}): check its permissions.") from None
     if not magic and path.stat().st_size == 0 and path.is_file():
         raise SourceError(f"{name} is empty: a header and rows ({FORMATS}) were expected.")
     if magic.startswith(b"PAR1"):
@@ -126,8 +124,7 @@ def open_source(name: str) -> Source:
         return ArrowSource(path)
     if magic.startswith(b"FEA1"):
         raise SourceError(
-            f"{name} is a Feather file of version 1, which is no longer read: write it again as "
-            "version 2 (Arrow)."
+            f"{name} is a Feather file of version 1, which is no longer read: write it again as version 2 (Arrow)."
         )
     from streamgrad.data.text import file_source
 
