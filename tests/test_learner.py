@@ -522,7 +522,7 @@ def test_a_state_made_for_its_shapes_never_changes_its_structure(options):
 
 def test_streams_need_their_axis():
     taught = learner(streams=3)
-    with pytest.raises(ValueError, match=r"3 streams expects .* leading axis of 3, got shapes \(2,\)"):
+    with pytest.raises(ValueError, match=r"3 streams expects .* leading axis of that length, got shapes \(2,\)"):
         taught.step(fresh(taught), np.ones(IN), np.ones((3, OUT)))
 
 

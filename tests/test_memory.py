@@ -146,10 +146,9 @@ def learner(streams=None, optimiser=None):
     return sg.Learner(model, optimiser or optax.adam(1e-3), loss=sg.losses.mse, streams=streams)
 
 
-def analysed_call(compiled, taught, *lead):
+def analysed_call(compiled, taught, *lead, batch=()):
     """A learner's own compiled step or run."""
     state = taught.init(key=KEY)
-    batch = () if taught.streams is None else (taught.streams,)
     arguments = floats(*lead, *batch, IN), floats(*lead, *batch, 1), jax.ShapeDtypeStruct(lead, jnp.bool_)
     return state, compiled.lower(state, *arguments).compile().memory_analysis()
 
@@ -220,7 +219,7 @@ def test_linear_in_the_batch(cell, algorithm):
 def test_a_learner_of_streams_is_linear_in_their_number():
     def bytes_of(streams):
         taught = learner(streams)
-        _, found = analysed_call(taught._step, taught)
+        _, found = analysed_call(taught._step, taught, batch=(streams,))
         return found.temp_size_in_bytes + found.output_size_in_bytes
 
     assert_linear_in_batch(bytes_of)

@@ -216,6 +216,16 @@ def test_rls_leaves_out_missing_targets():
     np.testing.assert_allclose(fitted.weight, weighted(features[there], targets[there], 1.0, 1.0), rtol=1e-8)
 
 
+def test_rls_fits_each_output_from_the_targets_that_it_has():
+    rng = np.random.default_rng(0)
+    features, targets = rng.normal(size=(40, 2)), rng.normal(size=(40, 2))
+    gaps = targets.copy()
+    gaps[5:9, 1] = np.nan
+    fitted, _ = fit_all(sg.RLS(2, 2, forgetting=1.0), jnp.asarray(features), jnp.asarray(gaps))
+    np.testing.assert_allclose(fitted.weight[:, 0], weighted(features, targets, 1.0, 1.0)[:, 0], rtol=1e-8)
+    assert np.isfinite(fitted.weight).all() and np.any(fitted.weight[:, 1])
+
+
 def test_rls_learns_within_a_learner_while_the_layer_below_follows_its_gradient():
     rng = np.random.default_rng(0)
     xs = rng.normal(size=(60, 2))
