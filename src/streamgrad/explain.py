@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,8 +25,8 @@ class LayerReport:
 
     - `path`: where it stands in the model; `cell`, `algorithm`: in a few words;
     - `gradient`: `"exact"`, `"unbiased"` or `"biased"`, for frozen weights; `reason`: the proof or the cause;
-    - `feeds`: the layers whose carried state its output reaches; `traits`: of the algorithm on the cell alone;
-    - `costs`: its cell under other methods.
+    - `feeds`: the carried values that it reaches and where the gradient stops;
+    - `traits`: of the algorithm on the cell alone; `costs`: its cell under other methods.
     """
 
     path: str
@@ -55,19 +57,24 @@ class Explanation:
 
 
 class _Tapped(Recurrent):
-    """A layer with its output and its state marked by zeros, so that a program shows where they go."""
+    """A layer with its output and its state marked by zeros, so that a program shows where they go. When the
+    model is run as it is, `log` collects the states, so that they are known again in the carry."""
 
     on_output: Any = None
     on_state: Any = None
+    log: Any = None
 
-    def __init__(self, layer: Recurrent, on_output, on_state):
+    def __init__(self, layer: Recurrent, on_output, on_state, log=None):
         self.cell, self.algorithm = layer.cell, layer.algorithm
-        self.on_output, self.on_state = on_output, on_state
+        self.on_output, self.on_state, self.log = on_output, on_state, log
 
     def __call__(self, carry, x, *, context=None):
         carry, y = super().__call__(carry, x, context=context)
         mark = lambda leaf: leaf + self.on_state.astype(leaf.dtype)
-        return Carry(jax.tree.map(mark, carry.state), carry.trace), y + self.on_output.astype(y.dtype)
+        state = jax.tree.map(mark, carry.state)
+        if self.log is not None:
+            self.log(jax.tree.leaves(state))
+        return Carry(state, carry.trace), y + self.on_output.astype(y.dtype)
 
 
 def explain(model: Any, x: Any = None) -> Explanation:
@@ -76,9 +83,10 @@ def explain(model: Any, x: Any = None) -> Explanation:
     - `model`: a `sg.Recurrent`, or any module with `init(key=)` and `(carry, x) -> (carry, y)`;
     - `x`: one input (values do not matter); not needed for a single layer.
 
-    A layer is exact iff its algorithm is exact on its cell *and* its output reaches no other carried state
-    whose gradient stops there: of a stack, only the last layer. Parameters outside of the layers are exact
-    iff they reach no carried state. All of this is read off the program of one step.
+    A layer is exact iff its algorithm is exact on its cell *and* neither its output nor its state reaches any
+    carried value whose gradient stops there, its own by feedback included: of a stack, only the last layer. A
+    value that BPTT carries passes the gradient on. Parameters outside of the layers are exact iff they reach
+    no such value. All of this is read off the program of one step.
 
     Raises `ValueError` when the model has no recurrent layer, or needs an x.
     """
@@ -91,11 +99,7 @@ def explain(model: Any, x: Any = None) -> Explanation:
         x = jnp.zeros(model.cell.in_size)
     paths = [_path(*layer) for layer in layers]
     feeds, others = _feeds(model, jnp.asarray(x), layers)
-    exact_through = {path for path, (_, layer) in zip(paths, layers, strict=True) if layer.algorithm.credit == "carry"}
-    reports = []
-    for k, (_, layer) in enumerate(layers):
-        reports.append(_report(paths[k], layer, feeds[k], exact_through))
-    others = {name: tuple(p for p in reached if p not in exact_through) for name, reached in others.items()}
+    reports = [_report(path, layer, fed) for path, (_, layer), fed in zip(paths, layers, feeds, strict=True)]
     return Explanation(tuple(reports), others)
 
 
@@ -114,7 +118,8 @@ def _name(path) -> str:
 
 
 def _feeds(model, x, layers):
-    """For each layer, and for each parameter outside of them, the layers whose next state it reaches."""
+    """For each layer, and for each parameter outside of them, the carried values it reaches where the gradient
+    stops, by name."""
     is_layer = lambda node: isinstance(node, Recurrent)
     outside = jax.tree.map(lambda node: None if is_layer(node) else node, model, is_leaf=is_layer)
     named = jax.tree_util.tree_leaves_with_path(eqx.filter(outside, eqx.is_inexact_array))
@@ -126,15 +131,12 @@ def _feeds(model, x, layers):
     old, carry_def = jax.tree.flatten(arrays)
     count = len(layers)
 
-    def step(marks_y, marks_s, leaves, old):
-        tapped = iter(_Tapped(layer, y, s) for (_, layer), y, s in zip(layers, marks_y, marks_s, strict=True))
-        changed = eqx.combine(jax.tree.unflatten(treedef, leaves), rest)
-        whole = jax.tree.map(
-            lambda node, plain: next(tapped) if is_layer(node) else plain,
-            model,
-            _like(changed, model),
-            is_leaf=is_layer,
-        )
+    def step(marks_y, marks_s, leaves, old, log=None):
+        logs = [log and functools.partial(log, k) for k in range(count)]
+        tapped = iter(_Tapped(layer, *m) for (_, layer), *m in zip(layers, marks_y, marks_s, logs, strict=True))
+        changed = _like(eqx.combine(jax.tree.unflatten(treedef, leaves), rest), model)
+        place = lambda node, plain: next(tapped) if is_layer(node) else plain
+        whole = jax.tree.map(place, model, changed, is_leaf=is_layer)
         new, y = whole(eqx.combine(jax.tree.unflatten(carry_def, old), fixed), x)
         return jax.tree.leaves(eqx.filter(new, eqx.is_array)), jax.tree.leaves(y)
 
@@ -151,19 +153,57 @@ def _feeds(model, x, layers):
     matters = np.asarray(every[n:, on_old].any(0))
     for _ in range(n):
         matters = np.asarray(matters | every[:n, on_old][matters].any(0))
-    # A layer's own state is what carries its mark; what carries none belongs to some other stateful part.
-    owner = [int(marks.argmax()) if marks.any() else None for marks in every[:n, on_s]]
-    names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(arrays)]
+    owner = _owners(lambda values, log: step(zeros, zeros, leaves, values, log)[0], old, every[:n, on_s])
+    credits = [layer.algorithm.credit for _, layer in layers]
+    windowed = "carry" in credits
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(arrays)]
     paths = [_path(*layer) for layer in layers]
+    named_owner = lambda k: f"carry{names[k]}" if (o := owner[k]) is None else paths[o]
 
-    def reached(column: np.ndarray, but: int | None = None) -> tuple[str, ...]:
-        hits = [k for k in range(n) if column[k] and matters[k] and (owner[k] is None or owner[k] != but)]
-        return tuple(dict.fromkeys(f"carry{names[k]}" if (o := owner[k]) is None else paths[o] for k in hits))
+    def stops(start: np.ndarray, but: int | None = None) -> tuple[str, ...]:
+        """Where the gradient stops, from the carried values of `start` on, through those that pass it on."""
+        waiting = [k for k in range(n) if start[k] and matters[k] and (owner[k] is None or owner[k] != but)]
+        seen: set[int] = set()
+        found: dict[str, None] = {}
+        while waiting:
+            k = waiting.pop(0)
+            if k in seen:
+                continue
+            seen.add(k)
+            if windowed and ((o := owner[k]) is None or credits[o] == "carry"):
+                waiting += [j for j in range(n) if smooth[j, on_old][k] and matters[j]]
+            else:
+                found[named_owner(k)] = None
+        return tuple(found)
 
-    feeds = [reached(smooth[:n, on_y][:, k], but=k) for k in range(count)]
+    feeds = []
+    for k in range(count):
+        own = [j for j in range(n) if owner[j] == k]
+        by_output, by_state = smooth[:n, on_y][:, k], smooth[:n, on_s][:, k]
+        if credits[k] == "carry":
+            feeds.append(stops(by_output | by_state))
+        else:  # the trace accounts for the path from state to state within the layer, and for no other
+            read_later = np.asarray(smooth[:n, on_old][:, own].any(1))
+            within = stops(np.asarray(by_state), but=k)
+            feeds.append(tuple(dict.fromkeys((*stops(np.asarray(by_output | read_later)), *within))))
     on_outside = smooth[:n, on_parameters]
-    others = {_name(path): reached(on_outside[:, p]) for p, (path, _) in enumerate(named) if by_gradient[p]}
+    others = {_name(path): stops(on_outside[:, p]) for p, (path, _) in enumerate(named) if by_gradient[p]}
     return feeds, others
+
+
+def _owners(run, old, marks) -> list[int | None]:
+    """The layer whose new state each carried value is, untouched; None for any other value.
+
+    Found by running one step from random values; where the model compiles its step by itself, by the marks
+    that reach a value."""
+    rng = np.random.default_rng(0)
+    noise = lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype) if eqx.is_inexact_array(a) else a
+    states: list[tuple[int, Any]] = []
+    new = run([noise(leaf) for leaf in old], lambda k, leaves: states.extend((k, leaf) for leaf in leaves))
+    if not states or any(isinstance(leaf, jax.core.Tracer) for _, leaf in states):
+        return [int(row.argmax()) if row.any() else None for row in marks]
+    same = lambda a, b: a.shape == b.shape and a.dtype == b.dtype and bool(jnp.array_equal(a, b))
+    return [next((k for k, state in states if eqx.is_inexact_array(v) and same(v, state)), None) for v in new]
 
 
 def _like(changed, model):
@@ -173,22 +213,17 @@ def _like(changed, model):
     return jax.tree.map(fill, model, changed, is_leaf=lambda node: is_layer(node) or node is None)
 
 
-def _report(path, layer, feeds, exact_through) -> LayerReport:
+def _report(path, layer, feeds) -> LayerReport:
     traits = layer.algorithm.traits(layer.cell.core())
-    blocking = tuple(name for name in feeds if name not in exact_through)
     gradient, reason = traits.bias, traits.reason
-    if blocking and gradient != "biased":
+    if feeds and gradient != "biased":
         gradient = "biased"
         reason = (
-            f"the algorithm is {traits.bias} ({traits.reason}), but the layer's output reaches the state of "
-            f"{', '.join(blocking)}, whose past gets no gradient; one sg.cells.Chain of the cells learns them jointly"
+            f"the algorithm is {traits.bias} ({traits.reason}), but the layer's output or state reaches "
+            f"{', '.join(feeds)}, whose past gets no gradient; one sg.cells.Chain of the cells learns them jointly"
         )
     elif gradient == "exact":
-        reason += (
-            "; its output reaches no other carried state"
-            if not feeds
-            else "; the layers above differentiate their window"
-        )
+        reason += "; its output reaches no carried state whose past gets no gradient"
     return LayerReport(
         path=path,
         cell=_cell_text(layer.cell),
