@@ -12,8 +12,8 @@ def default_dtype(dtype=None) -> np.dtype:
 
     Raises `TypeError` for a dtype that is not real floating point."""
     chosen = jax.dtypes.canonicalize_dtype(jnp.dtype(float if dtype is None else dtype))
-    if not jnp.issubdtype(chosen, jnp.floating):
-        raise TypeError(f"Weights must be of a real floating dtype, got {chosen}: use float32, float64 or bfloat16.")
+    if chosen not in (jnp.float32, jnp.float64, jnp.bfloat16):
+        raise TypeError(f"Weights must be float32, float64 or bfloat16, got {chosen}.")
     return chosen
 
 

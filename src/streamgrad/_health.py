@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -48,4 +49,5 @@ def warnings(memory: Memory, trained: Any) -> list[str]:
 
 def _largest(tree: Any) -> float:
     leaves = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf) and leaf.size]
-    return max((float(jnp.max(jnp.abs(leaf))) for leaf in leaves), default=0.0)
+    sizes = [float(jnp.max(jnp.abs(leaf))) for leaf in leaves]
+    return max((float("inf") if math.isnan(size) else size for size in sizes), default=0.0)

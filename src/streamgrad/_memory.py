@@ -36,7 +36,8 @@ class Memory(NamedTuple):
     `gradient`: the sum so far of `update_every` steps; `window`: past steps, under BPTT; `pending`: inputs,
     resets and predictions that wait for their targets, and the serving copy's carry; `broken`: streams whose
     carry holds something that is not finite, to be reset at the next step; `skipped`: updates left out for that
-    reason; `key`: of fresh carries.
+    reason; `key`: of fresh carries; `steps`: how many were taken, in two words, low first (a long stream has more
+    than one word counts); `phase`: the place within `update_every` steps.
     """
 
     model: PyTree
@@ -46,7 +47,8 @@ class Memory(NamedTuple):
     window: PyTree
     pending: PyTree
     broken: Bool[Array, ...]
-    steps: Shaped[Array, ""]
+    steps: Shaped[Array, 2]
+    phase: Shaped[Array, ""]
     skipped: Shaped[Array, ""]
     key: PRNGKeyArray
 
@@ -71,7 +73,8 @@ class LearnerState:
 
     @property
     def steps(self) -> int:
-        return int(self.memory.steps)
+        low, high = self.memory.steps
+        return int(low) + (int(high) << 32)
 
     @property
     def skipped(self) -> int:
@@ -115,13 +118,14 @@ def missing_where(flag, target):
 
 
 def finite(tree) -> Bool[Array, ""]:
-    """Whether all is finite, and not so large that its sums overflow.
+    """Whether all is finite, and no sum over rows so large that its square would overflow in an optimiser.
 
     Summed by a matrix product: XLA's own sums take one number after another on a CPU."""
     ok = jnp.array(True)
     for leaf in jax.tree.leaves(tree):
         rows = leaf.reshape(-1, leaf.shape[-1]) if leaf.ndim > 1 else leaf.reshape(1, -1)
-        ok &= jnp.isfinite(jnp.ones((1, len(rows)), leaf.dtype) @ rows).all()
+        largest = float(jnp.finfo(leaf.dtype).max) ** 0.5
+        ok &= (jnp.abs(jnp.ones((1, len(rows)), leaf.dtype) @ rows) < largest).all()
     return ok
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ._dependence import dependence
 from ._inference import inference
 from ._memory import (
     Memory,
@@ -55,7 +56,8 @@ class Step:
             window=(),
             pending=(),
             broken=jnp.zeros(self.lead, bool),
-            steps=jnp.zeros((), jnp.int32),
+            steps=jnp.zeros(2, jnp.uint32),
+            phase=jnp.zeros((), jnp.int32),
             skipped=jnp.zeros((), jnp.int32),
             key=key,
         )
@@ -70,6 +72,30 @@ class Step:
         if self.streams is None:
             return model.init(key=key)
         return jax.vmap(lambda k: model.init(key=k))(jax.random.split(key, self.streams))
+
+    def check(self, memory: Memory, x, target) -> None:
+        """Refuse, from shapes alone, a model, loss and target that do not go together."""
+        carry, prediction = eqx.filter_eval_shape(self.forward, memory.model, memory.carry, x)
+        if jax.tree.structure(carry) != jax.tree.structure(memory.carry):
+            raise TypeError("The model returned a carry of another structure than init(key=...) gave.")
+        if not jnp.issubdtype(target.dtype, jnp.integer) and prediction.shape != target.shape:
+            raise ValueError(
+                f"The model predicts shape {prediction.shape}, but the target has shape {target.shape}: "
+                "make them equal (a scalar target of a model with one output has shape (1,))."
+            )
+        each, _ = eqx.filter_eval_shape(self.score, prediction, target)
+        if each.shape != self.lead:
+            raise ValueError(
+                f"The loss must be a scalar for each step, got shape {each.shape[len(self.lead) :]}: take the mean, as "
+                "sg.losses.mse does."
+            )
+        own = jax.tree.leaves(fitted(eqx.combine(memory.model, self.static)))
+        fit = lambda target: jax.tree.leaves(self.fit(memory.model, memory.carry, target, jnp.array(True)))
+        if any(own) and not dependence(jax.make_jaxpr(fit)(target).jaxpr)[own, 0].all():
+            raise ValueError(
+                "A part of the model fits itself from targets (sg.RLS), but the model's fit(carry, target) does "
+                "not reach it: put it last in sg.nn.Sequential, or give your model a fit that calls it."
+            )
 
     def with_buffers(self, memory: Memory, x, target, prediction) -> Memory:
         """`memory` with the rings of a delay and the window of BPTT, whose shapes only a step tells."""
@@ -92,13 +118,15 @@ class Step:
         reset = jnp.broadcast_to(reset, self.lead)
         now = self._late if self.delay else self._learn
         memory, out = now(memory, x, target, reset)
-        return memory._replace(steps=memory.steps + 1), out
+        low, high = memory.steps
+        low = low + 1
+        return memory._replace(steps=jnp.stack([low, high + (low == 0).astype(high.dtype)])), out
 
     def _late(self, memory: Memory, x, target, reset) -> tuple[Memory, Output]:
         """Learn from the target of x_{t-delay} on the copy that runs behind, then predict at the present."""
         serving, xs, resets, predictions = memory.pending
         # A target whose input lies before the start or before an episode's boundary belongs to nothing.
-        begun = memory.steps >= self.delay
+        begun = (memory.steps[0] >= self.delay) | (memory.steps[1] > 0)
         target = missing_where(resets[1:].any(0) | reset | ~begun, target)
         scored, _ = self.score(predictions[0], target)
 
@@ -116,7 +144,7 @@ class Step:
 
     def _learn(self, memory: Memory, x, target, reset) -> tuple[Memory, Output]:
         """Predict with the learning copy, then learn from the target."""
-        key = jax.random.fold_in(memory.key, memory.steps)
+        key = jax.random.fold_in(memory.key, memory.steps[0])
         model = eqx.combine(memory.model, self.static)
         carry = self.restart(model, memory.carry, reset | memory.broken, key)
         learn = self._learn_window if self.windowed else self._learn_now
@@ -126,8 +154,9 @@ class Step:
         broken = broken | (~sound & ~broken.any())
         learned = there & sound
         memory = memory._replace(
-            model=self._fit(memory.model, memory.carry, target, learned.any()),
+            model=self.fit(memory.model, memory.carry, target, learned.any()),
             broken=broken,
+            phase=(memory.phase + 1) % self.update_every,
             skipped=memory.skipped + (~sound).astype(jnp.int32),
         )
         return memory, Output(prediction, each, learned)
@@ -150,7 +179,7 @@ class Step:
 
     def _learn_window(self, memory: Memory, carry, x, target, reset):
         """Credit through the carry (BPTT): remember the step; at a window's end differentiate all of it."""
-        at = (memory.steps - self.delay) % self.update_every
+        at = memory.phase
         start, xs, targets, resets = memory.window
         start = jax.tree.map(select(at == 0), carry, start)
         put = lambda ring, value: jax.lax.dynamic_update_index_in_dim(ring, value.astype(ring.dtype), at, 0)
@@ -233,7 +262,7 @@ class Step:
         total, count = memory.gradient
         total = jax.tree.map(lambda a, g: a + jnp.where(learned, g, 0), total, gradient)
         count = count + learned.astype(jnp.int32)
-        due = (memory.steps - self.delay + 1) % self.update_every == 0
+        due = memory.phase == self.update_every - 1
 
         def update(memory):
             mean = jax.tree.map(lambda a: a / jnp.maximum(count, 1).astype(a.dtype), total)
@@ -253,7 +282,7 @@ class Step:
             optimiser=jax.tree.map(choose, optimiser, memory.optimiser),
         )
 
-    def _fit(self, arrays, carry, target, learned):
+    def fit(self, arrays, carry, target, learned):
         model = eqx.combine(arrays, self.static)
         if not callable(getattr(model, "fit", None)):
             return arrays

@@ -7,6 +7,7 @@ import dataclasses
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .recurrent import Recurrent
@@ -24,7 +25,7 @@ class GradientCheck:
     @property
     def worst(self) -> float:
         """The largest relative error."""
-        return max(self.errors, default=0.0)
+        return float(np.max(self.errors, initial=0.0))  # NaN if any is
 
     def __str__(self) -> str:
         rows = [f"{'parameter':<28}{'relative error':>16}{'cosine':>10}"]
@@ -105,5 +106,6 @@ def _compare(online, exact) -> GradientCheck:
         names.append(jax.tree_util.keystr(path).lstrip("."))
         errors.append(float(jnp.linalg.norm((got - want).ravel()) / jnp.maximum(size, tiny)))
         both = jnp.maximum(jnp.linalg.norm(got.ravel()) * size, tiny)
-        cosines.append(float(jnp.sum(got * want) / both))
+        same = not jnp.any(got) and not jnp.any(want)
+        cosines.append(1.0 if same else float(jnp.sum(got * want) / both))
     return GradientCheck(tuple(names), tuple(errors), tuple(cosines))

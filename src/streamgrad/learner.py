@@ -44,8 +44,9 @@ class Learner:
     learned from, the state still advances. An infinite one counts as missing. A target that does not come in
     its step never comes: late ones are what `delay` is for.
 
-    A step whose loss or gradient is not finite updates nothing, is counted in `st.skipped`, and the carry of
-    that stream is reset before the next step.
+    A step whose loss or gradient is not finite updates nothing, for all streams, is counted in `st.skipped`, and
+    the carry of the stream at fault is reset before the next step. At an episode's boundary under a delay, targets
+    whose inputs lie before it are left out.
 
     Raises `TypeError` for a model without the two methods; `ValueError` for BPTT with `update_every=1`, which
     would silently be one-step truncation, and for inputs of the wrong shape, before anything is consumed.
@@ -66,6 +67,8 @@ class Learner:
                 f"Learner expects a model with init(key=...) and (carry, x) -> (carry, prediction), got "
                 f"{type(model).__name__}: wrap a layer and a readout in sg.nn.Sequential([...])."
             )
+        if not callable(loss):
+            raise TypeError(f"Learner expects loss(prediction, target) -> scalar, such as sg.losses.mse, got {loss!r}.")
         if not isinstance(optimiser, optax.GradientTransformation):
             raise TypeError(f"Learner expects an Optax optimiser such as optax.adam(1e-3), got {optimiser!r}.")
         if isinstance(update_every, bool) or not isinstance(update_every, int) or update_every < 1:
@@ -102,11 +105,12 @@ class Learner:
         st = self._packed(memory)
         # A copy: the weights of the model that the user holds must survive donation.
         st = LearnerState(tuple(jnp.array(array, copy=True) for array in st.arrays), st.packing)
-        return st if like is None else self._opened(st, *like)
+        return st if like is None else self._opened(st, *map(_array, like))
 
     def step(self, st: LearnerState, x: Any, target: Any, *, reset: Any = None) -> tuple[LearnerState, Output]:
         """One step of the stream. `reset=True` says that x begins a new episode: state and traces start anew
         before it, running statistics stay. Consumes `st`."""
+        x, target = _array(x), _array(target)
         st = self._opened(st, x, target)
         step = (x, target) if reset is None else (x, target, reset)
         # Under the user's own jit, the compiler's options are the user's.
@@ -115,6 +119,7 @@ class Learner:
     def run(self, st: LearnerState, xs: Any, targets: Any, *, resets: Any = None) -> tuple[LearnerState, Output]:
         """Many steps in one call, scanned on the device: xs and targets have a leading axis of time.
         Consumes `st`."""
+        xs, targets = _array(xs), _array(targets)
         length = len(xs)
         if len(targets) != length or (resets is not None and len(resets) != length):
             raise ValueError(
@@ -124,7 +129,7 @@ class Learner:
         if length == 0:
             raise ValueError("run expects at least one step, got an empty sequence.")
         st = self._opened(st, xs[0], targets[0])
-        resets = np.zeros(length, bool) if resets is None else resets
+        resets = np.zeros(length, bool) if resets is None else _array(resets)
         run = self._packed_run if _is_traced(st) else self._run
         return run(st, xs, targets, resets)
 
@@ -149,31 +154,52 @@ class Learner:
         return jax.jit(self._rule.init)
 
     def _opened(self, st: LearnerState, x, target) -> LearnerState:
-        """Check a step's shapes once, and on the first call add the buffers that depend on them."""
-        shapes = (np.shape(x), np.shape(target))
-        if (st.packing, shapes) in self._checked:
+        """Check what a step is given, once for each shape, and on the first call add the buffers that depend on
+        the shapes."""
+        try:
+            seen = (st.packing, x.shape, x.dtype, target.shape, target.dtype)
+        except AttributeError:
+            raise TypeError(
+                f"A learner expects a state of its own and arrays, got {type(st).__name__}, {type(x).__name__} and "
+                f"{type(target).__name__}: learner.init(key=...) makes a state, np.asarray(...) an array."
+            ) from None
+        if seen in self._checked:
             return st
-        memory = st.memory
-        if self._rule.lead and any(shape[:1] != self._rule.lead for shape in shapes):
+        rule, memory = self._rule, st.memory
+        if rule.lead and any(shape[:1] != rule.lead for shape in (x.shape, target.shape)):
             raise ValueError(
-                f"A learner of {self._rule.streams} streams expects x and target with a leading axis of that length, "
-                f"got shapes {shapes[0]} and {shapes[1]}."
+                f"A learner of {rule.streams} streams expects x and target with a leading axis of that length, "
+                f"got shapes {x.shape} and {target.shape}."
             )
-        as_array = lambda a: jax.ShapeDtypeStruct(np.shape(a), jax.dtypes.canonicalize_dtype(jnp.result_type(a)))
+        as_array = lambda a: jax.ShapeDtypeStruct(a.shape, jax.dtypes.canonicalize_dtype(a.dtype))
         x, target = as_array(x), as_array(target)
-        carry, prediction = eqx.filter_eval_shape(self._rule.forward, memory.model, memory.carry, x)
-        if jax.tree.structure(carry) != jax.tree.structure(memory.carry):
-            raise TypeError("The model returned a carry of another structure than init(key=...) gave.")
-        integer = jnp.issubdtype(target.dtype, jnp.integer)
-        if not integer and prediction.shape != target.shape:
-            raise ValueError(
-                f"The model predicts shape {prediction.shape}, but the target has shape {target.shape}: "
-                "make them equal (a scalar target of a model with one output has shape (1,))."
-            )
-        if (self._rule.delay or self._rule.windowed) and memory.window == () and memory.pending == ():
-            st = self._packed(self._rule.with_buffers(memory, x, target, prediction))
-        self._checked.add((st.packing, shapes))
+        self._refuse_foreign(st, x, target)
+        rule.check(memory, x, target)
+        if (rule.delay or rule.windowed) and memory.window == () and memory.pending == ():
+            _, prediction = eqx.filter_eval_shape(rule.forward, memory.model, memory.carry, x)
+            st = self._packed(rule.with_buffers(memory, x, target, prediction))
+            seen = (st.packing, *seen[1:])
+        self._checked.add(seen)
         return st
+
+    def _refuse_foreign(self, st: LearnerState, x, target) -> None:
+        """Refuse the state of a learner that is set up otherwise, or fed with another type of input."""
+        own: list[Packing] = []
+
+        def note(key):
+            memory = self._rule.init(self._template, key, key)
+            own.append(Packing(memory))
+            if self._rule.delay or self._rule.windowed:
+                _, prediction = eqx.filter_eval_shape(self._rule.forward, memory.model, memory.carry, x)
+                own.append(Packing(self._rule.with_buffers(memory, x, target, prediction)))
+
+        jax.eval_shape(note, st.memory.key)
+        if st.packing not in own:
+            raise ValueError(
+                "The state does not fit: it was made by a learner with another model, optimiser, delay, update_every "
+                f"or number of streams, or for inputs and targets of another shape or type than {x.shape} {x.dtype} "
+                f"and {target.shape} {target.dtype}. Use this learner's init(key=...), and one type throughout."
+            )
 
     def _packed(self, memory: Memory) -> LearnerState:
         """Packed by one and the same object for equal states, so that a call finds it by identity."""
@@ -209,3 +235,8 @@ class Learner:
 
 def _is_traced(st: LearnerState) -> bool:
     return isinstance(st.arrays[0], jax.core.Tracer)
+
+
+def _array(value: Any) -> Any:
+    """Lists and numbers as arrays; what has a shape and a type stays as it is."""
+    return value if hasattr(value, "dtype") else np.asarray(value)

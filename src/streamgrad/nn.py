@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from ._dtypes import default_dtype, trace_dtype
+from .cells import Cell
 from .cells._cell import check_sizes
 
 
@@ -36,6 +37,10 @@ class Sequential(eqx.Module):
         if not self.layers:
             raise ValueError("Sequential needs at least one layer, got none.")
         for k, layer in enumerate(self.layers):
+            if isinstance(layer, Cell):
+                raise TypeError(
+                    f"Sequential: layer {k} is a cell: give it an algorithm, sg.Recurrent(cell, sg.SnAp(1))."
+                )
             if not callable(layer):
                 raise TypeError(f"Sequential: layer {k} is not callable: {layer!r}.")
 
@@ -102,7 +107,7 @@ class Moments(Persistent):
 class Normalise(eqx.Module):
     r"""Online normalisation, (x - m) / √v, of each entry; the statistics get no gradient.
 
-        β_t = min(β, 1 - 1/t)        m ← β_t m + (1-β_t) x        v ← max(β_t v + (1-β_t)(x - m_old)(x - m), floor)
+        β_t = min(β, 1 - 1/t)        m ← β_t m + (1-β_t) x        v ← β_t v + (1-β_t)(x - m_old)(x - m)
 
     The plain average of what was seen at first, an exponential one with decay β later. An entry that is not
     finite becomes 0 and does not count. Statistics are updated with x before x is normalised (they are

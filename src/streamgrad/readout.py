@@ -20,7 +20,7 @@ class Readout(eqx.Module):
     The gradient of W and b is the ordinary one. What goes down to h is `feedback`:
 
     - `"symmetric"`: Wᵀ δ, plain backprop;
-    - `"random"`: F δ with F fixed (feedback alignment; F gets zero gradient);
+    - `"random"`: F δ with F fixed (feedback alignment; F gets zero gradient: keep weight decay off it);
     - `"adaptive"`: F δ, where F receives the gradient of Wᵀ and so approaches it.
 
     Parameters: `weight` (out, in), `bias` (out,), `feedback_weight` (in, out) or None.
@@ -100,10 +100,11 @@ class RLS(Fitted):
         y = Wᵀ φ,  φ = [features, 1]        K = P φ / (λ + φᵀ P φ)
         W ← W + K (target - Wᵀ φ)ᵀ          P ← (P - K φᵀ P) / λ
 
-    The exact minimiser of the exponentially weighted squared error, at O(features²) a step; the gradient of a
-    loss passes through W down to the features, so a recurrent layer below it learns as usual. P is kept as
-    a square root S, P = S Sᵀ (Potter's form), so that rounding never makes it indefinite; ‖S‖² is bounded, so
-    that forgetting without excitation does not wind it up. Targets that are NaN are left out.
+    The minimiser of the exponentially weighted squared error while the bound below does not bind, at O(features²)
+    a step. The gradient of a loss passes through W down to the features, so a recurrent layer below it learns as
+    usual. P is kept as a square root S, P = S Sᵀ (Potter's form), so that rounding never makes it indefinite; ‖S‖²
+    stays within its first value, so that forgetting without excitation does not wind it up. Targets that are NaN are
+    left out.
 
     - `forgetting`: λ in (0, 1]; an error counts for about 1/(1-λ) steps;
     - `ridge`: P starts at identity / ridge;

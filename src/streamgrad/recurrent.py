@@ -5,7 +5,7 @@ from __future__ import annotations
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact, PRNGKeyArray
+from jaxtyping import Array, Inexact, Num, PRNGKeyArray
 
 from .algorithms import Algorithm, Carry
 from .cells import Cell
@@ -49,7 +49,7 @@ class Recurrent(eqx.Module):
         return Carry(state, self.algorithm.init(self.cell.core(), state, key=key))
 
     def __call__(
-        self, carry: Carry, x: Inexact[Array, " in_size"], *, context=None
+        self, carry: Carry, x: Num[Array, " in_size"], *, context=None
     ) -> tuple[Carry, Inexact[Array, " out_size"]]:
         """One step: the carry and an input to the new carry and the cell's output."""
         self._check(carry, x)

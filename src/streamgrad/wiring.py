@@ -225,7 +225,8 @@ class Sparse(Wiring):
     Give `fan_in`, or `density` (then `fan_in = max(1, round(density * sources))`: every unit has the same
     number of links, so that weights are a rectangle of values without padding or masks).
 
-    - `seed`: of the drawing; equal seeds give equal wirings.
+    - `seed`: of the drawing; equal seeds and sizes give equal wirings (an input and a recurrent wiring of the
+      same size want different seeds).
     - `gates`: `"own"`, each gate has a pattern of its own, or `"shared"`, all gates of a unit share one
       (a sparser influence: a GRU at 75% sparsity keeps 25% of J under SnAp-2 instead of 58%).
 
@@ -243,8 +244,10 @@ class Sparse(Wiring):
                 f"Sparse wiring takes either fan_in or density, got fan_in={self.fan_in} and "
                 f"density={self.density}: give exactly one of them."
             )
-        if self.fan_in is not None and self.fan_in < 1:
-            raise ValueError(f"Sparse(fan_in=...) must be at least 1, got {self.fan_in}.")
+        if self.fan_in is not None and (not isinstance(self.fan_in, int) or self.fan_in < 1):
+            raise ValueError(f"Sparse(fan_in=...) must be an integer, at least 1, got {self.fan_in}.")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"Sparse(seed=...) must be an integer, at least 0, got {self.seed}.")
         if self.density is not None and not 0 < self.density <= 1:
             raise ValueError(f"Sparse(density=...) must lie in (0, 1], got {self.density}.")
         if self.gates not in ("own", "shared"):

@@ -21,7 +21,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Inexact, Num
 
 from .._dependence import dependence
 from .._dtypes import real_dtype
@@ -109,7 +109,7 @@ class Bank(Core):
     def __call__(self, state, x):
         return jnp.stack(jax.vmap(self.unit)(tuple(state), self.drives(state, x)))
 
-    def linearise(self, state: Inexact[Array, "entries units"], x: Inexact[Array, " in_size"]) -> Linear:
+    def linearise(self, state: Inexact[Array, "entries units"], x: Num[Array, " in_size"]) -> Linear:
         """The step and its coefficients, by one vjp with ones per state entry over all units at once."""
         sources = self.sources(state, x)
         new, pull = jax.vjp(jax.vmap(self.unit), tuple(state), self.drives(state, x))

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Inexact, PyTree
+from jaxtyping import Array, Num, PyTree
 
 from ..structure import Structure
 
@@ -90,7 +90,7 @@ def check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} must be a positive integer, got {size!r}.")
 
 
-def cast_input(x: Inexact[Array, " in_size"], dtype) -> Array:
+def cast_input(x: Num[Array, " in_size"], dtype) -> Array:
     """`x` in the precision of the weights: integers and one-hot inputs are welcome, complex is not."""
     x = jnp.asarray(x)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):

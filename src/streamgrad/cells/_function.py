@@ -146,7 +146,7 @@ def _verify(run, arguments, of_theta, of_rows, points: int = 2):
         at = [jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, arguments, strict=True)]
         for argnum, pattern in ((0, of_theta), (1, of_rows)):
             jacobian = np.asarray(jax.jacrev(run, argnum)(*at))
-            if np.any((jacobian != 0) & ~pattern):
+            if np.any(np.isfinite(jacobian) & (jacobian != 0) & ~pattern):
                 raise ValueError(
                     "Function: the detected sparsity pattern misses a non-zero derivative of step: "
                     "pass pattern='dense', and report the step as a bug of the detection."
