@@ -154,13 +154,13 @@ def trace_and_update(fan_in: int, gates: int, units: int, steps: int) -> Program
     q = _inputs(fan_in, steps)
 
     def step(carry, q):
-        j, w, d = carry
-        j = d * j + d * q[:, None, None]
-        return (j, w - RATE * d * j, d * 0.999), None
+        j, w, d, k, delta = carry
+        j = d * j + k * q[:, None, None]
+        return (j, w - RATE * delta * j, d * 0.999, k, delta), None
 
-    zeros = partial(jnp.zeros, (fan_in, gates, units))
-    run = _jit(lambda j, w, d: jax.lax.scan(step, (j, w, d), q)[0], donate=(0, 1))
-    return Program(run, lambda: (zeros(), zeros(), jnp.ones(units)), steps)
+    zeros, ones = partial(jnp.zeros, (fan_in, gates, units)), jnp.ones
+    run = _jit(lambda j, w, *small: jax.lax.scan(step, (j, w, *small), q)[0], donate=(0, 1))
+    return Program(run, lambda: (zeros(), zeros(), ones(units), ones((gates, units)), ones(units)), steps)
 
 
 def product(rows: int, parameters: int, steps: int) -> Program:
