@@ -41,8 +41,10 @@ def main():
         return
     if hasattr(os, "sched_setaffinity"):  # one core, before JAX makes its threads
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    # The option that streamgrad compiles with, for both: braintrace gains from it too.
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_prefer_vector_width=512")
+    # The options that streamgrad compiles with (sg.compiler_options(batched=True)), for both: wide vectors, and
+    # XLA's own loops for sums over streams.
+    flags = "--xla_cpu_prefer_vector_width=512 --xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_REDUCE"
+    os.environ.setdefault("XLA_FLAGS", flags)
     os.environ["JAX_PLATFORMS"] = "cpu"
     results = _machine() | (gradients() if options.what == "gradients" else speed(options))
     (_gradient_table if options.what == "gradients" else _speed_table)(results)

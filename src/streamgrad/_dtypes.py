@@ -13,7 +13,7 @@ def default_dtype(dtype=None) -> np.dtype:
     Raises `TypeError` for a dtype that is not real floating point."""
     chosen = jax.dtypes.canonicalize_dtype(jnp.dtype(float if dtype is None else dtype))
     if chosen not in (jnp.float32, jnp.float64, jnp.bfloat16):
-        raise TypeError(f"Weights must be float32, float64 or bfloat16, got {chosen}.")
+        raise TypeError(f"Weights cannot be of dtype {chosen}: use float32, float64 or bfloat16.")
     return chosen
 
 
