@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from ._dtypes import trace_dtype
+from ._dtypes import real_factor, trace_dtype
 from .algorithms import TBPTT
 from .cells import Core
 from .recurrent import Recurrent
@@ -59,7 +59,7 @@ def table(layer: Recurrent, orders: tuple[int, ...] = (1, 2, 3)) -> list[Cost]:
     leaves = jax.tree.leaves(eqx.filter(core, eqx.is_inexact_array))
     dtype = leaves[0].dtype
     size = trace_dtype(dtype).itemsize
-    real = 4 if np.issubdtype(dtype, np.complexfloating) else 1
+    real = real_factor(dtype)
     held = structure.rows + layer.cell.in_size
     horizon = structure.horizon()
     rows = [

@@ -30,3 +30,8 @@ def complex_dtype(dtype) -> np.dtype:
 def real_dtype(dtype) -> np.dtype:
     """The real dtype of the same precision."""
     return jnp.finfo(dtype).dtype
+
+
+def real_factor(dtype) -> int:
+    """Real multiplications in a product of this dtype."""
+    return 4 if jnp.issubdtype(dtype, jnp.complexfloating) else 1

@@ -237,7 +237,8 @@ def _report(path, layer, feeds) -> LayerReport:
 
 
 def _cell_text(cell) -> str:
-    size = f"{cell.in_size} -> {cell.out_size}"
+    units = cell.core().structure.units
+    size = f"{cell.in_size} -> {cell.out_size}" + (f", {units} units" if units != cell.out_size else "")
     wiring = getattr(cell, "wiring", None)
     return f"{type(cell).__name__} {size}" + (f", {wiring}" if wiring is not None and cell.weight_h is not None else "")
 

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._dtypes import trace_dtype
+from .._dtypes import real_factor, trace_dtype
 from .._static import Static
 from ..cells import Bank
 from ._layout import Layout
-from ._packed import immediate, per_unit, real_factor, unpack
+from ._packed import immediate, per_unit, unpack
 
 
 @dataclasses.dataclass(frozen=True)

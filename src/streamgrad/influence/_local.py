@@ -7,7 +7,7 @@ import dataclasses
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._dtypes import trace_dtype
+from .._dtypes import real_factor, trace_dtype
 from ..cells import Bank, Link
 from ._layout import Layout
 from ._materialise import WORTH_SHIELDING, materialise
@@ -55,8 +55,7 @@ class Local(Layout[Bank]):
 
     def flops(self, core):
         per_entry = 2 * core.entries + 1
-        real = 4 if jnp.issubdtype(core.dtype, jnp.complexfloating) else 1
-        return real * per_entry * core.entries * sum(weights.size for weights in core.weights)
+        return real_factor(core.dtype) * per_entry * core.entries * sum(weights.size for weights in core.weights)
 
     def temporaries(self, core):
         # Updated in place, one entry after another: only the entries that later ones still read are copied.

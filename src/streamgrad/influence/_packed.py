@@ -33,8 +33,3 @@ def unpack(core: Bank, packed: Inexact[Array, "units parameters"]) -> Bank:
     parts = jnp.split(packed, np.cumsum(sizes)[:-1].tolist(), axis=1)
     grads = tuple(p.T.reshape(w.shape).astype(w.dtype) for p, w in zip(parts, core.weights, strict=True))
     return eqx.tree_at(lambda bank: bank.weights, core, grads)
-
-
-def real_factor(dtype) -> int:
-    """Real multiplications in a product of this dtype."""
-    return 4 if jnp.issubdtype(dtype, jnp.complexfloating) else 1

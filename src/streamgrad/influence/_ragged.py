@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._dtypes import trace_dtype
+from .._dtypes import real_factor, trace_dtype
 from ..cells import Bank, Link
 from ..cells._bank import unit_dependence
 from ._layout import Layout
-from ._packed import immediate, per_unit, real_factor, unpack
+from ._packed import immediate, per_unit, unpack
 
 
 @dataclasses.dataclass(frozen=True)
