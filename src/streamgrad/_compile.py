@@ -12,7 +12,7 @@ def compiler_options(*, batched: bool = False) -> dict[str, str]:
     """Options for `jax.jit(..., compiler_options=...)` of steps of your own; `sg.Learner` uses them.
 
     On CPUs: wide vectors (10 to 30% on the loops over parameters) and, for a batch of streams, XLA's own loops
-    for the sum over streams (its library's sum over a leading axis is 20 times slower at a batch of 16). Empty
+    for the sum over streams (its library's sum over a leading axis is many times slower). Empty
     elsewhere, and without what this version of XLA does not know.
     """
     if jax.default_backend() != "cpu":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ class _Columnar(Source):
                 f"{path} cannot be read ({reason}): it seems to be damaged or cut; write it again."
             ) from None
 
+    @abc.abstractmethod
     def _open(self, path: Path) -> None:
-        raise NotImplementedError
+        """Open the file and read its schema."""
 
     def _check_types(self, schema: Any, columns: Sequence[str]) -> None:
         for column in columns:
