@@ -300,3 +300,15 @@ def bptt_window(layer, xs, weights):
         return eqx.filter_grad(objective)(layer).cell
 
     return {name: leaf[None] for name, leaf in named(gradient(layer)).items()}
+
+
+def chunk(layer, xs, weights):
+    """The gradient of the whole run's loss through the layer's own `unroll`."""
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def gradient(layer):
+        _, ys = layer.unroll(layer.init(key=jax.random.key(0)), xs)
+        return jax.vmap(loss)(ys, weights).sum()
+
+    return {name: leaf[None] for name, leaf in named(gradient(layer).cell).items()}

@@ -16,6 +16,7 @@ import pytest
 from oracles import assert_no_silent_parameter, assert_same, distance, named
 
 import streamgrad as sg
+from streamgrad import influence
 
 STEPS = 8
 IN = 3
@@ -304,6 +305,21 @@ class Conformance:
         assert layer.algorithm.traits(layer.cell.core()).bias == "exact"
         total = {name: leaf.sum(0, keepdims=True) for name, leaf in case.exact(0).items()}
         assert_same(oracles.bptt_window(layer, *case.problem(0)), total)
+        assert_same(oracles.chunk(layer, *case.problem(0)), total)
+
+    @each_algorithm
+    def test_a_chunk_at_once_is_the_sum_of_its_steps(self, case, name):
+        """Refused exactly where the pattern is open and of more than one step."""
+        if not case.applies(name):
+            return
+        layer, order = case.with_weights(name, 0), ALGORITHMS[name].order
+        local = isinstance(getattr(layer.algorithm, "layout", None), influence.Local)
+        if order and not (local or case.pattern.closed(order)):
+            with pytest.raises(TypeError, match="no chunked gradient"):
+                oracles.chunk(layer, *case.problem(0))
+            return
+        steps = {leaf: value.sum(0, keepdims=True) for leaf, value in case.online(name, 0).items()}
+        assert_same(oracles.chunk(layer, *case.problem(0)), steps)
 
     @pytest.mark.parametrize("name", ["SnAp-2", "TBPTT-3"])
     def test_streams_in_a_batch_scanned_equal_streams_apart(self, case, name):

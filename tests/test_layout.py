@@ -20,7 +20,20 @@ LAYERS = [
     {"_compile", "_dependence", "_dtypes", "_packing", "_static", "structure", "wiring", "cells"},
     {"influence", "algorithms"},
     {"recurrent"},
-    {"_cost", "_health", "_inference", "_memory", "_step", "nn", "readout", "losses", "learner", "explain", "check"},
+    {
+        "_cost",
+        "_health",
+        "_inference",
+        "_memory",
+        "_step",
+        "nn",
+        "optimisers",
+        "readout",
+        "losses",
+        "learner",
+        "explain",
+        "check",
+    },
     {"bench", "data", "checkpoint", "tasks", "experiments"},
     {"cli", "report"},
 ]
@@ -36,9 +49,11 @@ HEAVY = {
 PUBLIC = {
     "": """cells wiring nn losses Recurrent Learner Readout RTRL SnAp TBPTT BPTT Spatial Frozen
            explain check_gradients inference""",
-    "cells": """Vanilla GRU LSTM LeakyRNN IndRNN MinGRU LRU RTU LIF ALIF Chain Function""",
+    "cells": """Vanilla GRU LSTM LeakyRNN IndRNN MinGRU LRU RTU LIF ALIF LinearRNN Chain Function""",
     "wiring": "Dense Sparse Blocks Columns",
     "losses": "mse",
+    "nn": "Sequential Parallel Residual Deep Block GatedLinear Dropout RunningMean Normalise Lags unroll",
+    "optimisers": "adamw recurrent_parameters",
 }
 NAMES = [(space, name) for space, names in PUBLIC.items() for name in names.split()]
 CELLS = set(PUBLIC["cells"].split())

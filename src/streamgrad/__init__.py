@@ -1,6 +1,13 @@
 """streamgrad: recurrent networks that learn one time step at a time."""
 
-from . import algorithms as algorithms, cells as cells, losses as losses, nn as nn, wiring as wiring
+from . import (
+    algorithms as algorithms,
+    cells as cells,
+    losses as losses,
+    nn as nn,
+    optimisers as optimisers,
+    wiring as wiring,
+)
 from ._compile import compiler_options as compiler_options
 from ._inference import inference as inference
 from .algorithms import (

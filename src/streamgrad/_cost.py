@@ -49,6 +49,15 @@ def step_flops(core: Core, state, x) -> tuple[int, int]:
     return flops(run, parameters, state, x), flops(both, parameters, state, x, state)
 
 
+def _chunks(layer: Recurrent) -> bool:
+    """Whether the layer's own gradient can be had a chunk at a time, without traces."""
+    try:
+        layer.algorithm.check_unroll(layer.cell.core())
+    except TypeError:
+        return False
+    return layer.algorithm.credit == "trace"
+
+
 def table(layer: Recurrent, orders: tuple[int, ...] = (1, 2, 3)) -> list[Cost]:
     """The layer's cell under BPTT, RTRL and SnAp-n, from counted entries and operations."""
     core = layer.cell.core()
@@ -70,6 +79,8 @@ def table(layer: Recurrent, orders: tuple[int, ...] = (1, 2, 3)) -> list[Cost]:
         k = layer.algorithm.window
         cost = forward + k * (backward - forward)
         rows.append(Cost(f"TBPTT({k})", k * held, k * held * dtype.itemsize, cost, None, "no"))
+    if _chunks(layer):
+        rows.append(Cost("chunked, a step", held, held * dtype.itemsize, backward, None, "as streamed"))
     for n in (*(n for n in orders if n < horizon), horizon):
         kept = structure.kept(n)
         # Update D J, add I, contract with dL/ds: as counted on the pattern.

@@ -7,16 +7,21 @@ from typing import TypeVar
 import jax
 
 from .algorithms import Frozen
+from .nn import Dropout
 from .recurrent import Recurrent
 
 M = TypeVar("M")
 
 
 def inference(model: M) -> M:
-    """The same model with every recurrent layer keeping its state alone: same predictions, no traces.
+    """The same model for serving: every recurrent layer keeps its state alone, and dropout is left out.
 
     Its carries are those of `init(key=...)`, or a learner's with every trace replaced by ().
     """
-    is_layer = lambda node: isinstance(node, Recurrent)
-    freeze = lambda node: Recurrent(node.cell, Frozen()) if is_layer(node) else node
-    return jax.tree.map(freeze, model, is_leaf=is_layer)
+    return jax.tree.map(_serving, model, is_leaf=lambda node: isinstance(node, Recurrent | Dropout))
+
+
+def _serving(node):
+    if isinstance(node, Recurrent):
+        return Recurrent(node.cell, Frozen())
+    return Dropout(node.size, 0.0, dtype=node.dtype) if isinstance(node, Dropout) else node

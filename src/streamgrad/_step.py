@@ -23,22 +23,30 @@ from ._memory import (
     states,
     states_only,
 )
-from .nn import Persistent
+from .nn import Persistent, unroll
 
 
 class Step:
     """`one(memory, x, target, reset) -> (memory, output)` for a model, an optimiser and a loss.
 
-    `windowed`: credit goes through the carry (BPTT), and `update_every` steps are differentiated at once. The
-    other arguments are those of `Learner`.
+    `windowed`: `update_every` steps are differentiated at once: credit goes through the carry (BPTT), or, when
+    `chunked`, each layer's algorithm runs a whole window without traces. The other arguments are those of `Learner`.
     """
 
     def __init__(
-        self, model: Any, optimiser: Any, loss: Any, update_every: int, delay: int, streams: int | None, windowed: bool
+        self,
+        model: Any,
+        optimiser: Any,
+        loss: Any,
+        update_every: int,
+        delay: int,
+        streams: int | None,
+        windowed: bool,
+        chunked: bool,
     ):
         self.optimiser: optax.GradientTransformation = optimiser
         self.loss, self.update_every, self.delay = loss, update_every, delay
-        self.streams, self.windowed = streams, windowed
+        self.streams, self.windowed, self.chunked = streams, windowed, chunked
         arrays, self.static = eqx.partition(model, eqx.is_array)
         #: which arrays of the model the optimiser moves: not those that fit themselves
         self.trained = jax.tree.map(lambda leaf, own: eqx.is_inexact_array(leaf) and not own, arrays, fitted(model))
@@ -68,7 +76,7 @@ class Step:
 
     def fresh(self, arrays, key):
         """A carry before the first step, for every stream its own key."""
-        model = eqx.combine(arrays, self.static)
+        model = self.stepping(arrays)
         if self.streams is None:
             return model.init(key=key)
         return jax.vmap(lambda k: model.init(key=k))(jax.random.split(key, self.streams))
@@ -145,7 +153,7 @@ class Step:
     def _learn(self, memory: Memory, x, target, reset) -> tuple[Memory, Output]:
         """Predict with the learning copy, then learn from the target."""
         key = jax.random.fold_in(memory.key, memory.steps[0])
-        model = eqx.combine(memory.model, self.static)
+        model = self.stepping(memory.model)
         carry = self.restart(model, memory.carry, reset | memory.broken, key)
         learn = self._learn_window if self.windowed else self._learn_now
         memory, prediction, each, there, sound = learn(memory, carry, x, target, reset)
@@ -178,7 +186,7 @@ class Step:
         return memory, prediction, each, there, sound
 
     def _learn_window(self, memory: Memory, carry, x, target, reset):
-        """Credit through the carry (BPTT): remember the step; at a window's end differentiate all of it."""
+        """Remember the step; at a window's end differentiate all of it."""
         at = memory.phase
         start, xs, targets, resets = memory.window
         start = jax.tree.map(select(at == 0), carry, start)
@@ -187,6 +195,18 @@ class Step:
         new, prediction = self.forward(memory.model, carry, x)
         each, there = self.score(prediction, target)
         memory = memory._replace(carry=new, window=(start, xs, targets, resets))
+
+        def at_once(trained, fixed):
+            model = eqx.combine(eqx.combine(trained, fixed), self.static)
+            run = lambda carry, xs, resets, key: unroll(model, carry, xs, (resets, key))[1]
+            if self.streams is None:
+                predictions = run(start, xs, resets, memory.key)
+            else:
+                keys = jax.random.split(memory.key, self.streams)
+                predictions = jax.vmap(run, in_axes=(0, 1, 1, 0), out_axes=1)(start, xs, resets, keys)
+            each, there = jax.vmap(self.score)(predictions, targets)
+            losses, there = jax.vmap(mean)(each, there), there.reshape(len(xs), -1).any(1)
+            return jnp.sum(losses) / jnp.maximum(there.sum(), 1).astype(losses.dtype), there.any()
 
         def objective(trained, fixed):
             arrays = eqx.combine(trained, fixed)
@@ -203,7 +223,8 @@ class Step:
 
         def update(memory):
             trained, fixed = eqx.partition(memory.model, self.trained)
-            (loss, given), gradient = eqx.filter_value_and_grad(objective, has_aux=True)(trained, fixed)
+            of = at_once if self.chunked else objective
+            (loss, given), gradient = eqx.filter_value_and_grad(of, has_aux=True)(trained, fixed)
             sound = ~given | (jnp.isfinite(loss) & finite(gradient))
             return self._update(memory, gradient, given & sound), sound
 
@@ -214,10 +235,14 @@ class Step:
     # Its parts.
 
     def forward(self, arrays, carry, x):
-        return self.call(eqx.combine(arrays, self.static), carry, x)
+        return self.call(self.stepping(arrays), carry, x)
 
     def call(self, model, carry, x):
         return model(carry, x) if self.streams is None else jax.vmap(lambda c, x: model(c, x))(carry, x)
+
+    def stepping(self, arrays):
+        """What takes single steps: in chunks it needs no traces."""
+        return self.serving(arrays) if self.chunked else eqx.combine(arrays, self.static)
 
     def serving(self, arrays):
         return inference(eqx.combine(arrays, self.static))

@@ -269,17 +269,20 @@ def _layer_text(layer: LayerReport) -> str:
 
 
 def _others_text(others) -> list[str]:
-    exact = [name for name, reached in others.items() if not reached]
-    lines = []
-    if exact:
-        lines.append(f"outside the layers, exact: {', '.join(exact)}.")
+    together: dict[tuple[str, ...], list[str]] = {}
     for name, reached in others.items():
-        if reached:
+        together.setdefault(reached, []).append(name)
+    lines = []
+    for reached, names in together.items():
+        if not reached:
+            lines.append(f"outside the layers, exact: {', '.join(names)}.")
+        else:
+            one = len(names) == 1
             lines.append(
-                f"outside the layers, biased: {name} reaches the state of {', '.join(reached)} and gets credit "
-                "through the present step alone."
+                f"outside the layers, biased: {', '.join(names)} {'reaches' if one else 'reach'} the state of "
+                f"{', '.join(reached)} and get{'s' * one} credit through the present step alone."
             )
-    return lines
+    return sorted(lines, key=lambda line: "exact" not in line)
 
 
 def _bytes(count: int | float) -> str:

@@ -19,6 +19,7 @@ from ._compile import compiler_options
 from ._memory import LearnerState, Memory, Output, finite_by_stream, is_algorithm, states_only
 from ._packing import Packing
 from ._step import Step
+from .nn import check_unroll
 
 
 class Learner:
@@ -37,6 +38,10 @@ class Learner:
     - `delay`: targets come this many steps late: the target given at step t is that of x_{t-delay}. The
       learning copy then runs that many steps behind, on the inputs of the time being scored; a serving copy
       of the state alone runs at the present with the newest weights. Nothing learns from the future.
+    - `chunked`: how a window of `update_every` steps gets its gradient. False, streaming: from traces, at every
+      step, in memory that does not grow with the window. True: at the window's end, in one pass backwards without
+      traces (`sg.nn.unroll`), faster, in memory that grows with it; credit then begins with the window, as under
+      BPTT, while traces reach back to the last reset. For a window that begins with a reset the two are the same.
     - `streams`: None for one stream; or a number of streams that share the weights, each with a carry of its
       own. Then x, target, prediction and reset have a leading axis of that length.
 
@@ -61,6 +66,7 @@ class Learner:
         update_every: int = 1,
         delay: int = 0,
         streams: int | None = None,
+        chunked: bool = False,
     ):
         if not callable(getattr(model, "init", None)) or not callable(model):
             raise TypeError(
@@ -84,7 +90,14 @@ class Learner:
                 "BPTT with update_every=1 would silently be one-step truncation: give Learner(update_every=window) "
                 "the number of steps to differentiate, or use sg.TBPTT(window) to update at every step."
             )
-        self._rule = Step(model, optimiser, loss, update_every, delay, streams, windowed)
+        if chunked:
+            if update_every == 1:
+                raise ValueError(
+                    "chunked=True runs a window of frozen weights at once: give Learner(update_every=window) the number "
+                    "of its steps, or leave chunked out to update at every step."
+                )
+            check_unroll(model)
+        self._rule = Step(model, optimiser, loss, update_every, delay, streams, windowed or chunked, chunked)
         self._template = eqx.filter(model, eqx.is_array)
         options = compiler_options(batched=streams is not None)
         compiled = functools.partial(jax.jit, donate_argnums=0, compiler_options=options)

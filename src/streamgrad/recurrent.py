@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -56,7 +58,22 @@ class Recurrent(eqx.Module):
         carry = self.algorithm.step(self.cell.core(), carry, x, context=context)
         return carry, self.cell.output(carry.state, x)
 
-    def _check(self, carry, x) -> None:
+    def unroll(
+        self, carry: Carry, xs: Num[Array, "*time_in_size"], resets: Any = None
+    ) -> tuple[Carry, Inexact[Array, "time out_size"]]:
+        """Many steps at once for frozen weights, with the sum of the online gradients as gradient and no traces:
+        see `sg.nn.unroll`. The trace of the new carry is empty: credit starts anew."""
+        if jnp.ndim(xs) != 2:
+            raise ValueError(f"unroll expects inputs of shape (time, {self.cell.in_size}), got {jnp.shape(xs)}.")
+        self._check(carry, jax.ShapeDtypeStruct(jnp.shape(xs)[1:], jnp.result_type(xs)), traced=False)
+        core = self.cell.core()
+        starts = None if resets is None else (resets[0], self.cell.init_state())
+        states = self.algorithm.unroll(core, carry.state, xs, starts)
+        last = jax.lax.stop_gradient(jax.tree.map(lambda leaf: leaf[-1], states))
+        empty = jax.tree.map(jnp.zeros_like, carry.trace)
+        return Carry(last, empty), jax.vmap(self.cell.output)(states, xs)
+
+    def _check(self, carry, x, traced: bool = True) -> None:
         if jnp.shape(x) != (self.cell.in_size,):
             raise ValueError(
                 f"{type(self.cell).__name__} expects an input of shape ({self.cell.in_size},), got {jnp.shape(x)}. "
@@ -65,7 +82,8 @@ class Recurrent(eqx.Module):
         if not isinstance(carry, Carry):
             raise TypeError(f"Recurrent expects the carry that layer.init(key=...) returned, got {type(carry)}.")
         expected = eqx.filter_eval_shape(lambda layer: layer.init(key=jax.random.key(0)), self)
-        if (want := _shapes(expected)) != (got := _shapes(carry)):
+        part = (lambda c: c) if traced else (lambda c: c.state)  # any trace will do where none is used
+        if (want := _shapes(part(expected))) != (got := _shapes(part(carry))):
             different = [
                 f"{k}: got {got.get(k)}, expected {want.get(k)}" for k in want | got if got.get(k) != want.get(k)
             ]

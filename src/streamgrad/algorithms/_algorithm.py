@@ -11,6 +11,7 @@ import jax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ..cells import Core
+from ._unroll import Starts, everywhere, unroll
 
 
 class Carry(eqx.Module):
@@ -75,6 +76,44 @@ class Algorithm(eqx.Module):
     @abc.abstractmethod
     def traits(self, core: Core) -> Traits:
         """What holds of this algorithm on this core."""
+
+    # A chunk at once, for frozen weights.
+
+    def unroll(self, core: Core, state: PyTree[Array], xs: Array, starts: Starts = None) -> PyTree[Array]:
+        """The states after every step of a chunk, (time, ...), and as their gradient the sum of this algorithm's
+        online gradients from the chunk's start on, without traces: weights are frozen and `state` gets none.
+
+        `starts`: bool (time,), where a sequence begins anew, with the state it begins from.
+
+        Raises `TypeError` for an algorithm whose gradient is not a pass backwards in time."""
+        self.check_unroll(core)
+        return unroll(self, core, state, xs, starts)
+
+    def check_unroll(self, core: Core) -> None:
+        """Raise `TypeError` if this algorithm has no chunked gradient on this core."""
+        del core
+        if type(self).spread is Algorithm.spread:
+            raise TypeError(
+                f"{type(self).__name__} has no chunked gradient: it is not one pass backwards in time. Run it one "
+                "step at a time, or choose SnAp(1), RTRL, TBPTT, Spatial, Frozen or BPTT."
+            )
+
+    def spread(self, core: Core, before: PyTree, xs: Array, delta: PyTree, starts: Array | None) -> PyTree:
+        """ε, the credit of each step of a chunk, from δ, dL/ds of each step: see `algorithms/_unroll.py`.
+
+        `before`: the state before each step; `starts`: where a sequence begins anew."""
+        raise NotImplementedError
+
+    def credits(self, core: Core) -> PyTree[str]:
+        """For each parameter of the core, whether its chunked gradient is through `"time"` (ε I), of the step
+        alone, `"now"` (δ I), or `"nothing"`."""
+        return everywhere(core, "time")
+
+
+def instantaneous(core: Core, state: PyTree[Array], x: Array, cotangent: PyTree[Array]) -> Core:
+    """dL/ds times ∂f/∂θ of this step alone, shaped like the core."""
+    parameters, fixed = eqx.partition(core, eqx.is_inexact_array)
+    return jax.vjp(lambda p: eqx.combine(p, fixed)(state, x), parameters)[1](cotangent)[0]
 
 
 class Online(Algorithm):

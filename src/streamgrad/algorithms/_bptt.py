@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from ._algorithm import Algorithm, Carry, Traits
+from ._unroll import backwards, by_state
 
 
 class BPTT(Algorithm):
@@ -26,6 +27,9 @@ class BPTT(Algorithm):
     def step(self, core, carry, x, *, context=None):
         del context
         return Carry(core(carry.state, x), ())
+
+    def spread(self, core, before, xs, delta, starts):
+        return backwards(by_state(core), (before, xs), delta, starts)
 
     def traits(self, core):
         structure = core.structure

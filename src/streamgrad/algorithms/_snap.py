@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import equinox as eqx
+import dataclasses
+from typing import Any
 
+import equinox as eqx
+import jax
+
+from ..cells import Bank
+from ..influence import Local, plan
+from ._algorithm import instantaneous
 from ._structured import Structured
 
 
@@ -17,23 +24,73 @@ class SnAp(Structured):
     diagonal cells and columns at n = 1, for dense cells at n = 2. SnAp-1 keeps each parameter's effect on its
     own unit, at the cost of a few passes over the weights; a reached unit keeps all its state entries.
 
-    - `n`: how many steps, at least 1.
+    - `n`: how many steps, at least 1;
+    - `only`: names of the parameters of the recurrence that have a trace, None for all; the others get the gradient
+      of the present step alone. `SnAp(1, only=("lambda", "gamma"))` on an LRU keeps two numbers a unit. With n = 1,
+      or a cell whose units do not read each other.
 
-    Raises `ValueError` for n < 1 and, when bound, `TypeError` for a core that cannot be linearised.
+    Raises `ValueError` for n < 1 and, when bound, for names that the core does not have; `TypeError` for a core that
+    cannot be linearised or, with `only`, is not made of drives.
 
     Reference: Menick et al., A practical sparse approximation for real time recurrent learning, 2020
     (2006.07232).
     """
 
     n: int = eqx.field(static=True, default=1)
+    only: tuple[str, ...] | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
         if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
             raise ValueError(f"SnAp(n) needs an integer n >= 1, got {self.n!r}: SnAp(1) is the cheapest.")
+        named = isinstance(self.only, tuple) and all(isinstance(name, str) for name in self.only) and self.only
+        if self.only is not None and not named:
+            raise ValueError(f'SnAp(only=...) is a tuple of names such as ("lambda", "gamma"), got {self.only!r}.')
 
     @property
     def order(self):
         return self.n
 
-    def traits(self, core):
-        return self._traits(core, "Menick et al. 2020, arXiv 2006.07232")
+    def bind(self, core, state, x):
+        layout = plan(core, self.n)
+        if self.only is None:
+            return dataclasses.replace(self, layout=layout)
+        if not isinstance(core, Bank) or not isinstance(layout, Local):
+            raise TypeError(
+                f"SnAp(n={self.n}, only=...) leaves out traces that belong to one unit each: it needs n=1 and a cell "
+                f"made of drives, got n={self.n} and {type(core).__name__}. Use SnAp(1, only=...), or leave only out."
+            )
+        names = list(dict.fromkeys(link.name for link in core.links))
+        if unknown := [name for name in self.only if name not in names]:
+            raise ValueError(f"SnAp(only=...): this cell has no {unknown[0]!r}; its recurrence has {', '.join(names)}.")
+        return dataclasses.replace(self, layout=dataclasses.replace(layout, only=self.only))
+
+    def advance(self, core, trace, state, x, context):
+        new, trace, residual = super().advance(core, trace, state, x, context)
+        return new, trace, residual if self.only is None else (residual, state, x)
+
+    def pullback(self, core, residual, cotangent):
+        if self.only is None:
+            return super().pullback(core, residual, cotangent)
+        trace, state, x = residual
+        through_time = super().pullback(core, trace, cotangent)[1]
+        now = instantaneous(core, state, x, cotangent)
+        choose = lambda kind, t, n: t if kind == "time" else n
+        return None, jax.tree.map(choose, self.credits(core), through_time, now)
+
+    def _traced(self, core: Any) -> tuple[bool, ...]:
+        return tuple(self.only is None or link.name in self.only for link in core.links)
+
+    def credits(self, core: Any):
+        if self.only is None:
+            return super().credits(core)
+        kinds = tuple("time" if traced else "now" for traced in self._traced(core))
+        return eqx.tree_at(lambda bank: bank.weights, eqx.filter(core, eqx.is_inexact_array), kinds)
+
+    def traits(self, core: Any):
+        traits = self._traits(core, "Menick et al. 2020, arXiv 2006.07232")
+        if self.only is None or all(self._traced(core)):
+            return traits
+        sizes = zip(core.weights, self._traced(core), strict=True)
+        kept = core.entries * sum(weights.size for weights, traced in sizes if traced)
+        reason = f"only {' and '.join(self.only)} have traces; the past of the others gets no credit"
+        return dataclasses.replace(traits, bias="biased", reason=reason, kept=kept)

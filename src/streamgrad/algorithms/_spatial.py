@@ -5,7 +5,8 @@ from __future__ import annotations
 import equinox as eqx
 import jax
 
-from ._algorithm import Online, Traits
+from ._algorithm import Online, Traits, instantaneous
+from ._unroll import everywhere
 
 
 class Spatial(Online):
@@ -36,7 +37,15 @@ class Spatial(Online):
 
     def pullback(self, core, residual, cotangent):
         state, x = residual
-        return None, _instantaneous(core, state, x, cotangent, core.acts_on_state())
+        gradient = instantaneous(core, state, x, cotangent)
+        return None, jax.tree.map(lambda stop, leaf: leaf * 0 if stop else leaf, core.acts_on_state(), gradient)
+
+    def spread(self, core, before, xs, delta, starts):
+        return delta
+
+    def credits(self, core):
+        leaves = eqx.filter(core, eqx.is_inexact_array)
+        return jax.tree.map(lambda leaf, stop: "nothing" if stop else "now", leaves, core.acts_on_state())
 
     def traits(self, core):
         return _memoryless(core, "nothing gets credit through the past", "Zucchet et al. 2023, arXiv 2305.15947", False)
@@ -63,15 +72,14 @@ class Frozen(Online):
         del core, residual, cotangent
         return None, None
 
+    def spread(self, core, before, xs, delta, starts):
+        return delta
+
+    def credits(self, core):
+        return everywhere(core, "nothing")
+
     def traits(self, core):
         return _memoryless(core, "the recurrence does not learn", "Jaeger 2001", True)
-
-
-def _instantaneous(core, state, x, cotangent, stopped):
-    """∂L/∂s times ∂f/∂θ at this step, with None for stopped leaves."""
-    parameters, fixed = eqx.partition(core, eqx.is_inexact_array)
-    gradient = jax.vjp(lambda p: eqx.combine(p, fixed)(state, x), parameters)[1](cotangent)[0]
-    return jax.tree.map(lambda stop, leaf: leaf * 0 if stop else leaf, stopped, gradient)
 
 
 def _memoryless(core, reason, reference, frozen):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from typing import Any
 
 import equinox as eqx
+import jax
 
-from ..influence import Layout, plan
+from ..influence import Layout, Local, plan
 from ._algorithm import Online, Traits
+from ._unroll import backwards, by_state
 
 
 class Structured(Online):
@@ -44,6 +47,22 @@ class Structured(Online):
 
     def pullback(self, core, residual, cotangent):
         return None, self._bound().pullback(core, residual, cotangent)
+
+    def check_unroll(self, core):
+        if not (isinstance(self._bound(), Local) or self._closed(core)):
+            raise TypeError(
+                f"{type(self).__name__}(n={self.order}) on this cell has no chunked gradient: an open pattern of more "
+                "than one step is not a pass backwards in time. Run it one step at a time, or choose SnAp(1) or RTRL()."
+            )
+
+    def spread(self, core: Any, before, xs, delta, starts):
+        if isinstance(layout := self._bound(), Local):
+            own = jax.vmap(lambda state, x: layout.dynamics(core, state, x))(before, xs)
+            return backwards(layout.back, own, delta, starts)
+        return backwards(by_state(core), (before, xs), delta, starts)
+
+    def _closed(self, core) -> bool:
+        return self.order is None or core.structure.closed(self.order)
 
     def _traits(self, core, reference: str) -> Traits:
         structure, layout = core.structure, self._bound()

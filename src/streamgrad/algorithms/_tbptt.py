@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from .._dtypes import real_dtype
 from ._algorithm import Online, Traits
+from ._unroll import by_state
 
 
 class TBPTT(Online):
@@ -72,6 +73,20 @@ class TBPTT(Online):
         start = (cotangent, zero, jnp.zeros((), jnp.int32))
         (_, gradient, _), _ = jax.lax.scan(back, start, (states, inputs), reverse=True)
         return None, eqx.combine(gradient, fixed)
+
+    def spread(self, core, before, xs, delta, starts):
+        back = jax.vmap(by_state(core))
+
+        def further(_, terms):
+            total, term = terms  # of credit that comes from k steps later
+            term = back((before, xs), term)
+            if starts is not None:
+                cut = lambda leaf, starts=starts: jnp.where(jnp.expand_dims(starts, range(1, leaf.ndim)), 0, leaf)
+                term = jax.tree.map(cut, term)
+            term = jax.tree.map(lambda leaf: jnp.concatenate([leaf[1:], jnp.zeros_like(leaf[:1])]), term)
+            return jax.tree.map(jnp.add, total, term), term
+
+        return jax.lax.fori_loop(1, self.window, further, (delta, delta))[0]
 
     def traits(self, core):
         structure = core.structure

@@ -9,6 +9,7 @@ from ._gru import GRU as GRU
 from ._indrnn import IndRNN as IndRNN
 from ._leaky import LeakyRNN as LeakyRNN
 from ._linear import LRU as LRU, RTU as RTU
+from ._linear_rnn import LinearRNN as LinearRNN
 from ._lstm import LSTM as LSTM
 from ._mingru import MinGRU as MinGRU
 from ._spiking import ALIF as ALIF, LIF as LIF, spike as spike

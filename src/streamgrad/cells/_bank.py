@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -39,12 +39,14 @@ class Link:
 
     - `source`: `"x"` the input, `"h"` the units' outputs one step ago, `"1"` the constant.
     - `drives`: which drive each gate of the weights feeds.
+    - `name`: of the parameters, in the field's terms.
     - `acts_on_state`: whether the weights act on the past alone (recurrent weights; IndRNN's u, LRU's λ).
     """
 
     source: Literal["x", "h", "1"]
     drives: tuple[int, ...]
     links: Links
+    name: str
     acts_on_state: bool = False
 
 
@@ -92,7 +94,7 @@ class Bank(Core):
     def sources(self, state, x) -> dict[str, Array]:
         real = real_dtype(self.dtype)
         return {
-            "x": cast_input(x, real).astype(self.dtype),
+            "x": cast_input(x, real),
             "h": state[self.emits],
             "1": jnp.ones(1, self.dtype),
         }
@@ -100,14 +102,32 @@ class Bank(Core):
     def drives(self, state, x) -> tuple[Array, ...]:
         """Every drive of every unit: `gates` arrays (units,)."""
         sources = self.sources(state, x)
-        total: list[Array | None] = [None] * self.gates
+        return self._sum((None,) * self.gates, sources)
+
+    def _sum(self, total, sources) -> tuple[Any, ...]:
+        """`total`, a value or None for each drive, plus the part of the drives that comes from `sources`."""
+        total = list(total)
         for link, weights in zip(self.links, self.weights, strict=True):
-            for g, drive in zip(link.drives, link.links.drive(weights, sources[link.source]), strict=True):
-                total[g] = drive if (so_far := total[g]) is None else so_far + drive
-        return tuple(total)  # type: ignore[return-value]
+            if link.source in sources:
+                for g, drive in zip(link.drives, link.links.drive(weights, sources[link.source]), strict=True):
+                    total[g] = drive if (so_far := total[g]) is None else so_far + drive
+        return tuple(total)
 
     def __call__(self, state, x):
         return jnp.stack(jax.vmap(self.unit)(tuple(state), self.drives(state, x)))
+
+    def unroll(self, state, xs, starts=None):
+        # What the units do not feed back is one matrix product over all steps.
+        def outside(x):
+            sources = self.sources(state, x)
+            del sources["h"]
+            return self._sum((None,) * self.gates, sources)
+
+        def step(state, drives):
+            drives = self._sum(drives, {"h": state[self.emits]})
+            return jnp.stack(jax.vmap(self.unit)(tuple(state), drives))
+
+        return self._unroll(step, state, jax.vmap(outside)(xs), starts)
 
     def linearise(self, state: Inexact[Array, "entries units"], x: Num[Array, " in_size"]) -> Linear:
         """The step and its coefficients, by one vjp with ones per state entry over all units at once."""

@@ -24,6 +24,22 @@ class Core(eqx.Module):
     def __call__(self, state: PyTree[Array], x: Array) -> PyTree[Array]:
         """One step: the state and an input to the next state."""
 
+    def unroll(self, state: PyTree[Array], xs: Num[Array, "time in_size"], starts=None) -> PyTree[Array]:
+        """The states after each of many steps, (time, ...). `starts`: None, or where a sequence begins anew, bool
+        (time,), and the state it begins from."""
+        return self._unroll(self, state, xs, starts)
+
+    @staticmethod
+    def _unroll(step, state, inputs, starts):
+        def body(state, now):
+            input_, start = now
+            if start is not None:
+                state = jax.tree.map(lambda fresh, old: jnp.where(start, fresh, old), starts[1], state)
+            state = step(state, input_)
+            return state, state
+
+        return jax.lax.scan(body, state, (inputs, None if starts is None else starts[0]))[1]
+
     @property
     @abc.abstractmethod
     def structure(self) -> Structure:

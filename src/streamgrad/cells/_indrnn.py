@@ -47,5 +47,5 @@ class IndRNN(UnitCell):
 
     def core(self):
         bank = super().core()
-        link = Link("1", (1,), BiasLinks(self.units, 1), acts_on_state=True)
+        link = Link("1", (1,), BiasLinks(self.units, 1), "u", acts_on_state=True)
         return dataclasses.replace(bank, weights=(*bank.weights, self.u[None, None]), links=(*bank.links, link))

@@ -95,9 +95,9 @@ class LRU(Cell):
         return Bank(
             weights=(decay[None, None], gamma[None, None], jax.lax.complex(b_re, b_im)[:, None]),
             links=(
-                Link("1", (0,), one, acts_on_state=True),
-                Link("1", (1,), one),
-                Link("x", (2,), DenseLinks(self.in_size, self.units, 1)),
+                Link("1", (0,), one, "lambda", acts_on_state=True),
+                Link("1", (1,), one, "gamma"),
+                Link("x", (2,), DenseLinks(self.in_size, self.units, 1), "b"),
             ),
             unit=_lru_unit,
             entries=1,
@@ -162,9 +162,9 @@ class RTU(Cell):
         return Bank(
             weights=(rotation[None], gamma[None, None], jnp.stack([self.w1, self.w2], axis=1)),
             links=(
-                Link("1", (0, 1), BiasLinks(self.units, 2), acts_on_state=True),
-                Link("1", (2,), one),
-                Link("x", (3, 4), dense),
+                Link("1", (0, 1), BiasLinks(self.units, 2), "lambda", acts_on_state=True),
+                Link("1", (2,), one, "gamma"),
+                Link("x", (3, 4), dense, "w"),
             ),
             unit=_rtu_unit,
             entries=2,

@@ -81,12 +81,12 @@ class UnitCell(Cell):
         return self.wiring.connect(self.units, self.units, len(self.hears_h))
 
     def core(self):
-        links = [Link("x", self.hears_x, self._links_x())]
+        links = [Link("x", self.hears_x, self._links_x(), "weight_x")]
         weights = [self.weight_x]
         if self.weight_h is not None:
-            links.append(Link("h", self.hears_h, self._links_h(), acts_on_state=True))
+            links.append(Link("h", self.hears_h, self._links_h(), "weight_h", acts_on_state=True))
             weights.append(self.weight_h)
-        links.append(Link("1", self.biased, BiasLinks(self.units, len(self.biased))))
+        links.append(Link("1", self.biased, BiasLinks(self.units, len(self.biased)), "bias"))
         weights.append(self.bias[None])
         return Bank(tuple(weights), tuple(links), self.unit, self.entries, self.emits)
 

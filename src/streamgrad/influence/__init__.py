@@ -8,7 +8,7 @@ from ..wiring import BlockLinks
 from ._dense import DenseRows
 from ._function import Columnwise
 from ._layout import Layout as Layout
-from ._local import Local
+from ._local import Local as Local
 from ._ragged import Ragged
 
 #: Time of a gathered multiply-add over one inside a matrix product, measured on CPUs.

@@ -23,11 +23,20 @@ class Local(Layout[Bank]):
 
     with D the unit's own block of the dynamics, its link to itself included. Exact when no unit reads
     another one. `trace[l][a]` belongs to link l and entry a.
+
+    `only`: names of the links that have traces, None for all; the gradient of the others is left zero.
     """
+
+    only: tuple[str, ...] | None = None
+
+    def traced(self, core) -> tuple[bool, ...]:
+        """For each link, whether its weights have traces."""
+        return tuple(self.only is None or link.name in self.only for link in core.links)
 
     def init(self, core):
         zero = lambda weights: jnp.zeros(weights.shape, trace_dtype(weights.dtype))
-        return tuple(tuple(zero(weights) for _ in range(core.entries)) for weights in core.weights)
+        pairs = zip(core.weights, self.traced(core), strict=True)
+        return tuple(tuple(zero(weights) for _ in range(core.entries)) if kept else () for weights, kept in pairs)
 
     def advance(self, core, trace, state, x):
         step = core.linearise(state, x)
@@ -36,6 +45,9 @@ class Local(Layout[Bank]):
             within, by_drive = materialise((within, by_drive))
         new = []
         for link, old, q in zip(core.links, trace, step.inputs, strict=True):
+            if old == ():
+                new.append(())
+                continue
             dtype, rows = old[0].dtype, []
             for a in range(core.entries):
                 terms = [d.astype(dtype) * j for d, j in zip(within[a], old, strict=True) if d is not None]
@@ -45,9 +57,23 @@ class Local(Layout[Bank]):
             new.append(tuple(rows))
         return step.state, tuple(new)
 
+    def dynamics(self, core, state, x):
+        """D within each unit, `[a][b]` -> (units,) or None."""
+        return own_dynamics(core, core.linearise(state, x))
+
+    @staticmethod
+    def back(own, epsilon):
+        """ε D, for D as `dynamics` gives it."""
+        entries = range(len(own))
+        terms = [[epsilon[a] * own[a][b] for a in entries if own[a][b] is not None] for b in entries]
+        return jnp.stack([sum(row[1:], row[0]) if row else jnp.zeros_like(epsilon[0]) for row in terms])
+
     def pullback(self, core, trace, cotangent):
         grads = []
         for weights, rows in zip(core.weights, trace, strict=True):
+            if rows == ():
+                grads.append(jnp.zeros_like(weights))
+                continue
             terms = [delta.astype(row.dtype) * row for delta, row in zip(cotangent, rows, strict=True)]
             grad = sum(terms[1:], terms[0])
             grads.append(grad.astype(weights.dtype))
@@ -55,14 +81,16 @@ class Local(Layout[Bank]):
 
     def flops(self, core):
         per_entry = 2 * core.entries + 1
-        return real_factor(core.dtype) * per_entry * core.entries * sum(weights.size for weights in core.weights)
+        pairs = zip(core.weights, self.traced(core), strict=True)
+        return real_factor(core.dtype) * per_entry * core.entries * sum(w.size for w, kept in pairs if kept)
 
     def temporaries(self, core):
         # Updated in place, one entry after another: only the entries that later ones still read are copied.
         return self.nbytes(core) * (core.entries - 1) // core.entries
 
     def describe(self):
-        return "each parameter's effect on its own unit, shaped like the weights"
+        of = "each parameter's" if self.only is None else f"{' and '.join(self.only)}:"
+        return f"{of} effect on its own unit, shaped like the weights"
 
 
 def own_dynamics(core: Bank, step):

@@ -1,0 +1,21 @@
+"""Building blocks for models: anything with `init(key=)` and `(carry, x) -> (carry, y)`, one step at a time."""
+
+from ._compose import Parallel as Parallel, Residual as Residual, Sequential as Sequential
+from ._deep import Block as Block, Deep as Deep
+from ._dropout import Dropout as Dropout
+from ._gated import GatedLinear as GatedLinear
+from ._lags import Lags as Lags
+from ._normalise import (
+    Moments as Moments,
+    Normalise as Normalise,
+    update_moments as update_moments,
+)
+from ._persistent import Persistent as Persistent
+from ._running_mean import RunningMean as RunningMean
+from ._unroll import (
+    Resets as Resets,
+    check_unroll as check_unroll,
+    is_stateful as is_stateful,
+    restarted as restarted,
+    unroll as unroll,
+)

@@ -1,0 +1,129 @@
+"""Layers one after another, side by side, and around a shortcut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray, PyTree
+
+from ..cells import Cell
+from ._unroll import is_stateful, unroll
+
+
+def _init(layers, key):
+    keys = jax.random.split(key, len(layers))
+    return tuple(layer.init(key=k) if is_stateful(layer) else () for layer, k in zip(layers, keys, strict=True))
+
+
+class Sequential(eqx.Module):
+    """Layers one after another: stateful ones (`sg.Recurrent`, `sg.RLS`, ...) and plain callables of x
+    (`eqx.nn.Linear`, `jax.nn.gelu`, ...). The carry is the tuple of the layers' carries, () for plain ones.
+    """
+
+    layers: tuple[Any, ...]
+
+    def __init__(self, layers: Sequence[Callable]):
+        self.layers = tuple(layers)
+        if not self.layers:
+            raise ValueError("Sequential needs at least one layer, got none.")
+        for k, layer in enumerate(self.layers):
+            if isinstance(layer, Cell):
+                raise TypeError(
+                    f"Sequential: layer {k} is a cell: give it an algorithm, sg.Recurrent(cell, sg.SnAp(1))."
+                )
+            if not callable(layer):
+                raise TypeError(f"Sequential: layer {k} is not callable: {layer!r}.")
+
+    def init(self, *, key: PRNGKeyArray) -> tuple[PyTree, ...]:
+        """The carries before the first step."""
+        return _init(self.layers, key)
+
+    def __call__(self, carry, x):
+        new = []
+        for layer, own in zip(self.layers, carry, strict=True):
+            if is_stateful(layer):
+                own, x = layer(own, x)
+            else:
+                x = layer(x)
+            new.append(own)
+        return tuple(new), x
+
+    def unroll(self, carry, xs, resets):
+        """Many steps at once, layer after layer: see `sg.nn.unroll`."""
+        new = []
+        for k, (layer, own) in enumerate(zip(self.layers, carry, strict=True)):
+            own, xs = unroll(layer, own, xs, _own_resets(resets, k))
+            new.append(own)
+        return tuple(new), xs
+
+    def fit(self, carry, target):
+        """Fit the last layer, if it is one that fits itself (`sg.RLS`)."""
+        *before, last = self.layers
+        if not callable(getattr(last, "fit", None)):
+            return self
+        return eqx.tree_at(lambda m: m.layers, self, (*before, last.fit(carry[-1], target)))
+
+
+class Parallel(eqx.Module):
+    """Layers side by side on the same input, their outputs concatenated. `lambda x: x` passes the input on."""
+
+    layers: tuple[Any, ...]
+
+    def __init__(self, layers: Sequence[Callable]):
+        self.layers = tuple(layers)
+        if not self.layers:
+            raise ValueError("Parallel needs at least one layer, got none.")
+
+    def init(self, *, key: PRNGKeyArray) -> tuple[PyTree, ...]:
+        """The carries before the first step."""
+        return _init(self.layers, key)
+
+    def __call__(self, carry, x):
+        new, outputs = [], []
+        for layer, own in zip(self.layers, carry, strict=True):
+            if is_stateful(layer):
+                own, y = layer(own, x)
+            else:
+                y = layer(x)
+            new.append(own)
+            outputs.append(y)
+        return tuple(new), jnp.concatenate(outputs)
+
+    def unroll(self, carry, xs, resets):
+        """Many steps at once: see `sg.nn.unroll`."""
+        new, outputs = [], []
+        for k, (layer, own) in enumerate(zip(self.layers, carry, strict=True)):
+            own, ys = unroll(layer, own, xs, _own_resets(resets, k))
+            new.append(own)
+            outputs.append(ys)
+        return tuple(new), jnp.concatenate(outputs, axis=1)
+
+
+class Residual(eqx.Module):
+    """A layer around which a shortcut leads: y = x + layer(x). Its carry is the layer's."""
+
+    layer: Any
+
+    def init(self, *, key: PRNGKeyArray) -> PyTree:
+        """The layer's carry before the first step."""
+        return self.layer.init(key=key) if is_stateful(self.layer) else ()
+
+    def __call__(self, carry, x):
+        carry, y = self.layer(carry, x) if is_stateful(self.layer) else (carry, self.layer(x))
+        if y.shape != x.shape:
+            raise ValueError(f"Residual adds its layer's output to the input: got shapes {y.shape} and {x.shape}.")
+        return carry, x + y
+
+    def unroll(self, carry, xs, resets):
+        """Many steps at once: see `sg.nn.unroll`."""
+        carry, ys = unroll(self.layer, carry, xs, resets)
+        return carry, xs + ys
+
+
+def _own_resets(resets, k):
+    """The same places, with a key of layer k's own."""
+    return None if resets is None else (resets[0], jax.random.fold_in(resets[1], k))

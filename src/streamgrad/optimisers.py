@@ -1,0 +1,61 @@
+"""Optimisers with a group of their own for recurrent parameters: Optax, arranged for this kind of network."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+import optax
+from jaxtyping import PyTree
+
+from .recurrent import Recurrent
+
+
+def recurrent_parameters(model: Any) -> PyTree[bool]:
+    """For each parameter of the model, whether it is inside a recurrence: a parameter of a `sg.Recurrent`'s cell
+    that enters a unit, and not one of the cell's output (an LRU's ν, θ, γ and B; not C and D)."""
+
+    def mark(node):
+        if not isinstance(node, Recurrent):
+            return jax.tree.map(lambda leaf: False, eqx.filter(node, eqx.is_inexact_array))
+        parameters = eqx.filter(node, eqx.is_inexact_array)
+        inside = jax.tree.map(lambda leaf, unit: not np.all(unit == -1), parameters.cell, node.cell.enters())
+        return eqx.tree_at(lambda layer: layer.cell, jax.tree.map(lambda leaf: False, parameters), inside)
+
+    return jax.tree.map(mark, model, is_leaf=lambda node: isinstance(node, Recurrent))
+
+
+def adamw(
+    model: Any,
+    rate: float,
+    *,
+    updates: int | None = None,
+    warmup: int = 0,
+    recurrent_factor: float = 0.5,
+    weight_decay: float = 0.05,
+) -> optax.GradientTransformation:
+    r"""AdamW in two groups: recurrent parameters learn at `recurrent_factor` times the rate and do not decay.
+
+    - `rate`: the highest learning rate; it rises linearly over `warmup` updates and, when `updates` is given, falls
+      as a cosine to 0 at the last one;
+    - `weight_decay`: of all parameters outside the recurrences, as in AdamW (times the rate).
+
+    Reference: Zucchet et al., 2023 (2305.15947), who train deep LRU networks so.
+    """
+    if updates is not None and not 0 <= warmup < updates:
+        raise ValueError(f"warmup must lie in [0, updates), got {warmup} of {updates} updates.")
+
+    def schedule(top):
+        if updates is not None:
+            return optax.warmup_cosine_decay_schedule(0.0 if warmup else top, top, warmup, updates)
+        return optax.linear_schedule(0.0, top, warmup) if warmup else top
+
+    labels = jax.tree.map(lambda inside: "recurrent" if inside else "rest", recurrent_parameters(model))
+    groups: dict[Hashable, optax.GradientTransformation] = {
+        "recurrent": optax.adam(schedule(rate * recurrent_factor)),
+        "rest": optax.adamw(schedule(rate), weight_decay=weight_decay),
+    }
+    return optax.multi_transform(groups, lambda _: labels)  # a model is callable, and Optax would call it
