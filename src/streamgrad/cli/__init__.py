@@ -14,7 +14,9 @@ from collections.abc import Sequence
 COMMANDS = {
     "learn": "learn a forecaster from a stream of rows, in one pass",
     "bench": "measure speed and memory, beside forward-only and BPTT",
+    "experiment": "run an experiment: seeds together, resumable, results in a folder",
     "explain": "say what an algorithm keeps, what it costs, and whether it is exact",
+    "report": "tables and figures of experiments, as one page",
 }
 
 

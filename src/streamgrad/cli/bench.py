@@ -88,7 +88,12 @@ def _text(name, row, result) -> str:
     lines = [f"\n[bold]{name}[/]  {row.title} ({row.detail})"]
     for program, time in result["microseconds_a_step"].items():
         lines.append(f"  {program:<34}{time['median']:>10.2f} µs  ({time['min']:.2f} to {time['max']:.2f})")
+    for what, count in result["counts"].items():
+        each = count.items() if isinstance(count, dict) else [("", count)]
+        figures = ", ".join(f"{name} {n:,}" if isinstance(n, int) else f"{name} {n:.2f}" for name, n in each)
+        lines.append(f"  {what.replace('_', ' ')}: {figures.strip()}")
     sign = ">=" if row.larger_is_better else "<="
-    aim = f"aim {sign} {row.to_reach:g}, stretch {row.stretch:g}: {result['reached']}"
-    lines.append(f"  [bold]{result['ratio']:.2f}[/] {row.meaning}; {aim}")
+    aim = "no aim" if row.to_reach is None else f"aim {sign} {row.to_reach:g}, stretch {row.stretch:g}"
+    verdict = "" if row.to_reach is None else f": {result['reached']}"
+    lines.append(f"  [bold]{result['ratio']:.2f}[/] {row.meaning}; {aim}{verdict}")
     return "\n".join(lines)

@@ -1,0 +1,93 @@
+"""Figures of a run: a metric over the steps, and its final values against a key of the variant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .plot import Line, Panel, draw
+from .runs import Run
+from .schema import View
+from .tables import label, scale
+from .values import all_keys, final_values, group, in_order, name, rows_of, spread
+
+PANELS = 9  # at most, in a figure
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG; what has to be said below it; what it shows, in words; the numbers of seeds, least and most."""
+
+    png: bytes
+    caption: str
+    words: str
+    seeds: tuple[int, int]
+
+
+def curves(run: Run, view: View) -> Picture | None:
+    """A metric over the steps: a line of the mean over seeds, and a band from the least to the greatest of them.
+
+    A line for each value of the view's keys, and a panel for each value of other keys in which variants differ. A
+    line has a gap where a seed is not finite. None if there is no row.
+    """
+    metric = run.metrics[view.metrics[0]]
+    rows = rows_of(run, view)
+    keys = all_keys(rows, view.keys)
+    found: dict[tuple, dict[int, dict[int, float]]] = {}
+    for row in rows:
+        found.setdefault(group(row, keys), {}).setdefault(row.step, {})[row.seed] = row.metrics[metric.name]
+    lines = {}
+    for g in in_order(found):
+        steps = sorted(found[g])
+        lines[g] = tuple(steps), tuple(spread(found[g][step].values()) for step in steps)
+    return _picture(run, view, keys, lines, "step", "") if lines else None
+
+
+def against(run: Run, view: View) -> Picture | None:
+    """Final values of a metric against the variant key `view.x`: mean over seeds, and from least to greatest.
+
+    Lines and panels as in `curves`. Variants without the key `x` are left out, and named in the caption. None if
+    there is no row.
+    """
+    x = view.x or ""
+    rows = [row for row in rows_of(run, view) if row.final]
+    shown = [row for row in rows if row.variant.get(x) is not None]
+    keys = all_keys(shown, view.keys, x)
+    values = final_values(shown, view.metrics[0], (*keys, x))
+    found: dict[tuple, list[tuple]] = {}
+    for g in in_order(values):
+        found.setdefault(g[:-1], []).append(g)
+    lines = {}
+    for g, places in found.items():
+        lines[g] = tuple(place[-1] for place in places), tuple(spread(values[place].values()) for place in places)
+    without = dict.fromkeys(name(keys, group(row, keys)) for row in rows if row.variant.get(x) is None)
+    note = f" Not shown, as they have no {x}: {'; '.join(without)}." if without else ""
+    return _picture(run, view, keys, lines, x, note) if lines else None
+
+
+def _picture(
+    run: Run, view: View, keys: tuple[str, ...], lines: Mapping[tuple, tuple], x_label: str, note: str
+) -> Picture:
+    """Draw lines, given by group as x and spreads. Each value of the keys that the view leaves out gets a panel, if
+    they are not too many. Lines of the same name have the same style in all figures of the run."""
+    metric, own = run.metrics[view.metrics[0]], len(view.keys)
+    others = dict.fromkeys(g[own:] for g in lines)
+    if not own or len(others) > PANELS:
+        own, others = len(keys), {(): None}
+    styles = in_order(dict.fromkeys(group(row, keys[:own]) for row in run.rows))
+    panels = []
+    for other in in_order(others):
+        found = [
+            Line(name(keys[:own], g[:own]), x, spreads, styles.index(g[:own]))
+            for g, (x, spreads) in lines.items()
+            if g[own:] == other
+        ]
+        panels.append(Panel(name(keys[own:], other) if other else "", tuple(found)))
+    png, notes = draw(metric, panels, x_label, log=view.log, steps=view.kind == "curves")
+    counts = [s.n + s.lost for _, spreads in lines.values() for s in spreads]
+    seeds = (min(counts), max(counts))
+    mark = "bars" if any(isinstance(v, str | bool) for x, _ in lines.values() for v in x) else "bands"
+    means = f"Means over seeds; {mark} from the least to the greatest of them." if seeds[1] > 1 else "One seed."
+    ends = [f"{name(keys, g)} {line[-1].mean * scale(metric):.4g}" for g, (_, line) in lines.items() if line[-1].n]
+    words = f"{label(metric)} by {x_label}. At the right: {'; '.join(ends)}."
+    return Picture(png, " ".join([means, *notes]) + note, words, seeds)
