@@ -17,7 +17,8 @@ from ._timing import Program
 RATE = 1e-3
 
 
-def _jit(function, donate=(), batched=False):
+def compiled(function, donate=(), batched=False):
+    """`jax.jit` with the options that all programs share."""
     return jax.jit(function, donate_argnums=donate, compiler_options=compiler_options(batched=batched))
 
 
@@ -40,7 +41,7 @@ def _fresh(tree):
 def forward(cell: Cell, steps: int) -> Program:
     """The recurrence alone."""
     xs = _inputs(cell.in_size, steps)
-    run = _jit(lambda cell, state: jax.lax.scan(lambda s, x: (cell(s, x), None), state, xs)[0])
+    run = compiled(lambda cell, state: jax.lax.scan(lambda s, x: (cell(s, x), None), state, xs)[0])
     return Program(run, lambda: (cell, cell.init_state()), steps)
 
 
@@ -59,7 +60,7 @@ def online(layer: Recurrent, steps: int) -> Program:
         gradient, carry = jax.grad(loss, has_aux=True)(parameters)
         return (_descend(parameters, gradient), carry), None
 
-    run = _jit(lambda parameters, carry: jax.lax.scan(step, (parameters, carry), xs)[0], donate=(0, 1))
+    run = compiled(lambda parameters, carry: jax.lax.scan(step, (parameters, carry), xs)[0], donate=(0, 1))
     return Program(run, lambda: (_fresh(parameters), layer.init(key=jax.random.key(0))), steps)
 
 
@@ -79,7 +80,7 @@ def streams(layer: Recurrent, count: int, steps: int) -> Program:
         gradient, carry = jax.grad(loss, has_aux=True)(parameters)
         return (_descend(parameters, gradient), carry), None
 
-    run = _jit(lambda p, carry: jax.lax.scan(step, (p, carry), xs)[0], donate=(0, 1), batched=True)
+    run = compiled(lambda p, carry: jax.lax.scan(step, (p, carry), xs)[0], donate=(0, 1), batched=True)
     keys = jax.random.split(jax.random.key(0), count)
     return Program(run, lambda: (_fresh(parameters), jax.vmap(lambda k: layer.init(key=k))(keys)), steps)
 
@@ -89,7 +90,7 @@ def influence(layer: Recurrent, steps: int) -> Program:
     xs = _inputs(layer.cell.in_size, steps)
     core = layer.cell.core()
     layout = layer.algorithm.layout  # type: ignore[attr-defined]
-    run = _jit(
+    run = compiled(
         lambda core, trace, state: jax.lax.scan(
             lambda carry, x: (layout.advance(core, *carry, x)[::-1], None), (trace, state), xs
         )[0],
@@ -115,7 +116,7 @@ def bptt(cell: Cell, steps: int, window: int = 128, hoisted: bool = False) -> Pr
         gradient, state = jax.grad(loss, has_aux=True)(parameters)
         return (_descend(parameters, gradient), state), None
 
-    run = _jit(lambda parameters, state: jax.lax.scan(one_window, (parameters, state), xs)[0], donate=(0, 1))
+    run = compiled(lambda parameters, state: jax.lax.scan(one_window, (parameters, state), xs)[0], donate=(0, 1))
     return Program(run, lambda: (_fresh(parameters), cell.init_state()), xs.shape[0] * window)
 
 
@@ -145,7 +146,7 @@ def _hoisted(cell: GRU, state, xs):
 
 def in_place(count: int, steps: int) -> Program:
     """One read and one write of `count` numbers in place: the bandwidth that a loop reaches here."""
-    run = _jit(lambda a: jax.lax.scan(lambda a, _: (a * 0.999 + 1.0, None), a, None, length=steps)[0], donate=0)
+    run = compiled(lambda a: jax.lax.scan(lambda a, _: (a * 0.999 + 1.0, None), a, None, length=steps)[0], donate=0)
     return Program(run, lambda: (jnp.zeros(count),), steps)
 
 
@@ -159,11 +160,11 @@ def trace_and_update(fan_in: int, gates: int, units: int, steps: int) -> Program
         return (j, w - RATE * delta * j, d * 0.999, k, delta), None
 
     zeros, ones = partial(jnp.zeros, (fan_in, gates, units)), jnp.ones
-    run = _jit(lambda j, w, *small: jax.lax.scan(step, (j, w, *small), q)[0], donate=(0, 1))
+    run = compiled(lambda j, w, *small: jax.lax.scan(step, (j, w, *small), q)[0], donate=(0, 1))
     return Program(run, lambda: (zeros(), zeros(), ones(units), ones((gates, units)), ones(units)), steps)
 
 
 def product(rows: int, parameters: int, steps: int) -> Program:
     """The bare product D J of RTRL, in the same scan."""
-    run = _jit(lambda d, j: jax.lax.scan(lambda j, _: (d @ j, None), j, None, length=steps)[0], donate=1)
+    run = compiled(lambda d, j: jax.lax.scan(lambda j, _: (d @ j, None), j, None, length=steps)[0], donate=1)
     return Program(run, lambda: (jnp.eye(rows), jnp.ones((rows, parameters))), steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +17,8 @@ from ..learner import Learner
 from ..readout import Readout
 from ..recurrent import Recurrent
 from ..wiring import Columns, Sparse
-from . import _programs as programs
+from . import _deep as deep, _programs as programs
+from ._bytes import counts
 from ._timing import Program, interleaved
 
 KEY = jax.random.key(0)
@@ -29,7 +31,9 @@ class Row:
     - `title`, `detail`: what is measured;
     - `make(steps)`: the programs, by name;
     - `ratio(times)`: the figure of merit from microseconds a step by name; `meaning`: what it says;
-    - `to_reach`, `stretch`: aims for the ratio; `larger_is_better`: for bandwidth.
+    - `to_reach`, `stretch`: aims for the ratio, None for a row that is reported only; `larger_is_better`: for
+      bandwidth;
+    - `counts()`: what is counted and not timed, by name.
     """
 
     title: str
@@ -37,17 +41,24 @@ class Row:
     make: Callable[[int], dict[str, Program]]
     ratio: Callable[[dict[str, float]], float]
     meaning: str
-    to_reach: float
-    stretch: float
+    to_reach: float | None
+    stretch: float | None
     steps: int = 2048
     larger_is_better: bool = False
+    counts: Callable[[], dict[str, Any]] = dict
+
+    def reached(self, ratio: float) -> str:
+        """Which aim a ratio reaches: stretch, yes, no; or that there is no aim."""
+        if self.to_reach is None or self.stretch is None:
+            return "no aim"
+        met = lambda aim: ratio >= aim if self.larger_is_better else ratio <= aim
+        return "stretch" if met(self.stretch) else "yes" if met(self.to_reach) else "no"
 
 
 def measure(row: Row, rounds: int = 9, steps: int | None = None) -> dict:
     """Time a row's programs in turn: microseconds a step and the ratio."""
     times = interleaved(row.make(steps or row.steps), rounds)
     ratio = row.ratio({name: t["median"] for name, t in times.items()})
-    met = (lambda aim: ratio >= aim) if row.larger_is_better else (lambda aim: ratio <= aim)
     return {
         "row": row.title,
         "detail": row.detail,
@@ -56,7 +67,8 @@ def measure(row: Row, rounds: int = 9, steps: int | None = None) -> dict:
         "meaning": row.meaning,
         "to_reach": row.to_reach,
         "stretch": row.stretch,
-        "reached": "stretch" if met(row.stretch) else "yes" if met(row.to_reach) else "no",
+        "reached": row.reached(ratio),
+        "counts": row.counts(),
     }
 
 
@@ -151,6 +163,24 @@ def _python(steps):
     }
 
 
+def _block(size, streams=None):
+    """What makes and what counts a block with and without its traces."""
+    return {
+        "make": lambda steps: deep.with_traces(size, steps // (streams or 1), streams),
+        "counts": lambda: counts(deep.block(size, SnAp(1)), streams),
+        "ratio": _over("inference + traces", "inference"),
+        "meaning": "of inference's time",
+    }
+
+
+def _over_better_bptt(times):
+    return times["chunked SnAp-1"] / min(time for name, time in times.items() if name.startswith("BPTT"))
+
+
+def _sequential_over_associative(times):
+    return max(times[f"sequential, batch {n}"] / times[f"associative, batch {n}"] for n in (1, 16))
+
+
 def _over(name, base):
     return lambda times: times[name] / times[base]
 
@@ -179,15 +209,15 @@ ROWS = {
     ),
     "snap2-gru": Row(
         "SnAp-2, J alone, gates with own patterns", "GRU 32 -> 128, fan-in 8", _snap2_gru("own"),
-        _over("streamgrad", "BPTT(128)"), "over BPTT", 13, 7, steps=512,
+        _over("streamgrad", "BPTT(128)"), "over BPTT", 13.0, 7.0, steps=512,
     ),
     "snap2-gru-shared": Row(
         "SnAp-2, J alone, gates sharing a pattern", "GRU 32 -> 128, fan-in 8", _snap2_gru("shared"),
-        _over("streamgrad", "BPTT(128)"), "over BPTT", 13, 7, steps=512,
+        _over("streamgrad", "BPTT(128)"), "over BPTT", 13.0, 7.0, steps=512,
     ),
     "snap2-rnn": Row(
         "SnAp-2, J alone", "RNN 32 -> 1024, 98.4% sparse", _snap2_rnn,
-        _over("streamgrad", "BPTT(128)"), "over BPTT", 5, 3, steps=256,
+        _over("streamgrad", "BPTT(128)"), "over BPTT", 5.0, 3.0, steps=256,
     ),
     "rtrl": Row(
         "RTRL, whole step + SGD", "GRU 16 -> 64", _rtrl,
@@ -199,6 +229,28 @@ ROWS = {
     ),
     "python": Row(
         "a step called from Python", "GRU 8 -> 32 and a readout, sg.Learner.step", _python,
-        lambda t: t["from Python"] - t["compiled"], "µs beyond the compiled step", 10, 5, steps=1024,
+        lambda t: t["from Python"] - t["compiled"], "µs beyond the compiled step", 10.0, 5.0, steps=1024,
+    ),
+    "block-128": Row(
+        "a deep block with its traces, no gradient", "LRU, N = H = 128, batch 1; the aim holds for time and for bytes",
+        to_reach=1.5, stretch=1.3, **_block(128),
+    ),
+    "block-512": Row(
+        "a deep block with its traces, no gradient", "LRU, N = H = 512, batch 1; the aim holds for time and for bytes",
+        to_reach=1.5, stretch=1.3, steps=512, **_block(512),
+    ),
+    "block-128-batch-16": Row(
+        "a deep block with its traces, no gradient", "LRU, N = H = 128, 16 streams share the weights but no traces",
+        to_reach=None, stretch=None, **_block(128, 16),
+    ),
+    "chunk-128": Row(
+        "the gradient of a chunk", "the same block, N = H = 128, 1024 steps, batch 1, loss of all steps",
+        lambda steps: deep.gradients(128, steps),
+        _over_better_bptt, "over the better BPTT", 1.0, 0.9, steps=1024,
+    ),
+    "scan-128": Row(
+        "the states of a chunk", "LRU, N = H = 128, 1024 steps, from the inputs",
+        lambda steps: deep.states(128, steps),
+        _sequential_over_associative, "sequential over associative, the worse batch", 1.0, 0.5, steps=1024,
     ),
 }  # fmt: skip

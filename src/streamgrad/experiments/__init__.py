@@ -1,0 +1,20 @@
+"""Experiments: typed settings, trials that can be resumed, and how their results are shown."""
+
+from . import copy_memory, copy_memory_depth, copy_memory_modes, digits_stream, sequences
+from ._experiment import Experiment as Experiment, Recorder as Recorder, Trial as Trial
+from ._folder import FolderError as FolderError, RunFolder as RunFolder
+
+EXPERIMENTS: dict[str, Experiment] = {
+    experiment.name: experiment
+    for experiment in (
+        copy_memory.EXPERIMENT,
+        copy_memory_depth.EXPERIMENT,
+        copy_memory_modes.EXPERIMENT,
+        sequences.DIGITS,
+        digits_stream.EXPERIMENT,
+        sequences.MNIST1D,
+        sequences.LISTOPS,
+        sequences.SCIFAR,
+        sequences.IMDB,
+    )
+}

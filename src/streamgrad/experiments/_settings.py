@@ -1,0 +1,81 @@
+"""Settings that experiments share, every default in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Literal
+
+from .. import cells
+from ..algorithms import BPTT, RTRL, TBPTT, Algorithm, Frozen, SnAp, Spatial
+from ..nn import Deep
+
+CELLS = {"lru": cells.LRU, "rtu": cells.RTU, "mingru": cells.MinGRU, "gru": cells.GRU, "linear": cells.LinearRNN}
+
+#: How the recurrent layers learn, by name.
+MODES: dict[str, Algorithm] = {
+    "bptt": BPTT(),
+    "online": SnAp(1),
+    "lambda-gamma": SnAp(1, only=("lambda", "gamma")),
+    "one-step": TBPTT(1),
+    "spatial": Spatial(),
+    "frozen": Frozen(),
+    "rtrl": RTRL(),
+}
+Mode = Literal["bptt", "online", "lambda-gamma", "one-step", "spatial", "frozen", "rtrl"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The network: encoder, blocks, decoder."""
+
+    cell: Literal["lru", "rtu", "mingru", "gru", "linear"] = "lru"
+    """The recurrent cell of each block."""
+    depth: int = 4
+    """Blocks."""
+    width: int = 128
+    """H, features between blocks."""
+    units: int = 64
+    """N, units of each recurrent layer."""
+    r_min: float = 0.0
+    """Smallest |λ| at the start (lru and rtu)."""
+    dropout: float = 0.1
+    """Rate of dropout, one mask a sequence."""
+
+    def build(self, in_size: int, out_size: int, mode: str, *, pooling: bool, key) -> Deep:
+        """The model, learning by `mode`."""
+        cell = CELLS[self.cell]
+        if self.cell in ("lru", "rtu"):
+            cell = functools.partial(cell, r_min=self.r_min)
+        return Deep(
+            in_size,
+            out_size,
+            width=self.width,
+            units=self.units,
+            depth=self.depth,
+            cell=cell,
+            algorithm=MODES[mode],
+            dropout=self.dropout,
+            pooling=pooling,
+            key=key,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Training on sequences: one update a batch, weights frozen within a sequence."""
+
+    updates: int = 10_000
+    """Updates of the weights."""
+    batch: int = 50
+    """Sequences in an update."""
+    rate: float = 4e-3
+    """Highest learning rate; recurrent parameters have half of it."""
+    warmup: float = 0.1
+    """Share of the updates over which the rate rises; then it falls as a cosine."""
+    weight_decay: float = 0.05
+    """Of all parameters that are not recurrent."""
+    clip: float = 1.0
+    """Largest norm of a gradient."""
+    evaluations: int = 20
+    """How often the validation part is looked at."""

@@ -1,0 +1,111 @@
+"""Copy memory by depth: what each layer's gradient is worth, and what credit across layers would buy."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from ._copying import ABOUT, METRICS, QUICK, Shared, run
+from ._experiment import Experiment, Row, Trial
+from ._hops import alignment
+from ._settings import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Shared):
+    """Copy memory by depth."""
+
+    rates: tuple[float, ...] = (4e-3,)
+    """The learning rate, the same for all."""
+    depths: tuple[int, ...] = (1, 2, 3, 4)
+    """Blocks; a trial for each and each mode of credit."""
+    hops: tuple[int, ...] = (0, 1, 2, 3)
+    """Layers beyond its own on which the influence of a parameter is kept; those below the depth are run."""
+    network: Network = dataclasses.field(default_factory=Network)
+
+
+def _trials(settings: Settings, rows: list[Row]) -> Iterator[Trial]:
+    del rows
+    task, rate = settings.task, settings.rates[0]
+    for depth in settings.depths:
+        network = dataclasses.replace(settings.network, depth=depth)
+        useful = tuple(h for h in settings.hops if h < depth)
+        for credit in ("BPTT", *(_name(h) for h in useful)):
+            mode = "bptt" if credit == "BPTT" else "online"
+            make = functools.partial(_make, network, task, mode)
+            options: dict[str, Any] = {}
+            if credit != "BPTT":
+                options["hops"] = hop = next(h for h in useful if _name(h) == credit)
+                if hop == 0:
+                    options["probe"] = functools.partial(alignment, hops=useful)
+            yield Trial(
+                {"credit": credit, "depth": depth}, functools.partial(run, settings, make, rate, False, **options)
+            )
+
+
+def _make(network, task, mode, key):
+    return network.build(task.in_size, task.bits, mode, pooling=False, key=key)
+
+
+def _name(hops: int) -> str:
+    return "online" if hops == 0 else f"online, {hops} hop{'s'[: hops != 1]}"
+
+
+def _views(settings: Settings) -> list[dict[str, Any]]:
+    aligned = ["cosine", *(f"cosine_{h}" for h in settings.hops if 0 < h < max(settings.depths))]
+    return [
+        {
+            "view": "against",
+            "title": "Test loss by depth",
+            "x": "depth",
+            "metric": "loss",
+            "by": ["credit"],
+            "split": "test",
+            "log": True,
+        },
+        {
+            "view": "table",
+            "title": "Test loss and bit accuracy",
+            "rows": ["depth", "credit"],
+            "metrics": ["loss", "accuracy"],
+            "split": "test",
+        },
+        {
+            "view": "curves",
+            "title": "Alignment of the online gradient with BPTT's, by layer, as online training goes on",
+            "metric": "cosine",
+            "by": ["depth", "layer"],
+            "split": "gradient",
+        },
+        {
+            "view": "table",
+            "title": "Alignment at the end of online training, by layer, with credit over more layers",
+            "rows": ["depth", "layer"],
+            "metrics": aligned,
+            "split": "gradient",
+            "note": "The encoder has no trace of its own; with credit over depth - 1 more layers the gradient of every "
+            "recurrent layer is BPTT's.",
+        },
+    ]
+
+
+_COSINES = {
+    f"cosine_{h}": {"label": f"cosine, {h} hop{'s'[: h != 1]}", "better": "higher", "floors": {}} for h in range(1, 9)
+}
+
+EXPERIMENT = Experiment(
+    name="copy-memory-depth",
+    title="Copy memory by depth, and credit across layers",
+    about=ABOUT + " Networks of 1 to 4 layers, trained with BPTT and online. Only the last layer's online gradient is "
+    "exact: the cosine with BPTT's gradient is followed layer by layer. 'Hops' keeps the influence of a layer's "
+    "parameters on the states of that many layers above it too.",
+    duration="about 12 hours as in the paper; 40 minutes with --network.width 64 --network.units 32 "
+    "--training.batch 20 --training.updates 1500",
+    config=Settings(),
+    quick=Settings(**QUICK, depths=(1, 2), network=Network(width=16, units=16)),
+    trials=_trials,
+    metrics={**METRICS, **_COSINES},
+    views=_views,
+)

@@ -1,0 +1,253 @@
+"""Experiments: what a hop is, runs that resume to the same bytes, every name at its smallest."""
+
+import dataclasses
+import json
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import streamgrad as sg
+from streamgrad.cli import main
+from streamgrad.experiments import EXPERIMENTS, Experiment, FolderError, RunFolder, copy_memory_modes
+from streamgrad.experiments._hops import alignment, hop_gradient
+from streamgrad.experiments._training import best_rate
+from streamgrad.tasks.copy_memory import CopyMemory
+
+KEY = jax.random.key(0)
+
+# Credit across layers, against its definition: an influence that is cut off above some layer, one step at a time.
+
+
+def deep(depth):
+    return sg.nn.Deep(2, 2, width=4, units=3, depth=depth, key=KEY)
+
+
+def by_definition(model, xs, ws, hops):
+    """The sum over steps of dL_t/dθ with J carried on the states of the layers up to each parameter's limit."""
+    depth = len(model.blocks)
+    carry = sg.inference(model).init(key=KEY)
+    start = [carry[1 + l][1].state for l in range(depth)]
+    sizes = [oracles.to_rows(s).size for s in start]
+    theta, unravel = ravel_pytree(eqx.filter(model, eqx.is_inexact_array))
+    fixed = eqx.partition(model, eqx.is_inexact_array)[1]
+    served = lambda theta: sg.inference(eqx.combine(unravel(theta), fixed))
+
+    def split(rows):
+        parts = jnp.split(rows, np.cumsum(sizes)[:-1])
+        return [oracles.from_rows(part, like) for part, like in zip(parts, start, strict=True)]
+
+    def step(theta, rows, x, w):
+        old = list(carry)
+        for l, state in enumerate(split(rows)):
+            old[1 + l] = tuple(sg.algorithms.Carry(state, ()) if k == 1 else c for k, c in enumerate(carry[1 + l]))
+        # The carry as plain backprop sees it: a Frozen layer would hide its parameters.
+        plain = [sg.Recurrent(b.recurrent.cell, sg.BPTT()) for b in served(theta).blocks]
+        network = eqx.tree_at(lambda m: [b.recurrent for b in m.blocks], served(theta), plain)
+        new, y = network(tuple(old), x)
+        states = [new[1 + l][1].state for l in range(depth)]
+        return jnp.concatenate([oracles.to_rows(s) for s in states]), jnp.sum(w * jnp.sin(y))
+
+    limit = lambda path: _limit(jax.tree_util.keystr(path), hops)
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(model, eqx.is_inexact_array))
+    limits = np.concatenate([np.full(leaf.size, limit(path)) for path, leaf in leaves])
+    layer = np.repeat(np.arange(depth), sizes)
+    kept = layer[:, None] <= limits[None, :]
+    jacobians = jax.jit(jax.jacrev(step, argnums=(0, 1)))
+    run = jax.jit(step)
+    influence, total, rows = np.zeros(kept.shape), 0, jnp.concatenate([oracles.to_rows(s) for s in start])
+    for x, w in zip(xs, ws, strict=True):
+        (by_theta, by_rows), (loss_theta, loss_rows) = jacobians(theta, rows, x, w)
+        total = total + loss_theta + loss_rows @ influence
+        influence = kept * (np.asarray(by_theta) + np.asarray(by_rows) @ influence)
+        rows = run(theta, rows, x, w)[0]
+    return np.asarray(total)
+
+
+def _limit(name, hops):
+    if ".blocks" not in name:
+        return hops - 1
+    block = int(name.split("[")[1].split("]")[0])
+    return block + hops - (".norm" in name)
+
+
+@pytest.mark.parametrize(("depth", "hops"), [(2, 0), (2, 1), (3, 1), (3, 2)])
+def test_credit_over_hops_is_an_influence_cut_off_above_some_layer(depth, hops):
+    rng, model = np.random.default_rng(0), deep(depth)
+    xs, ws = jnp.asarray(rng.normal(size=(6, 2))), jnp.asarray(rng.normal(size=(6, 2)))
+
+    def loss(model):
+        ys = sg.nn.unroll(model, model.init(key=KEY), xs)[1]
+        return jnp.sum(ws * jnp.sin(ys))
+
+    got = ravel_pytree(hop_gradient(loss, model, hops)[1])[0]
+    np.testing.assert_allclose(got, by_definition(model, xs, ws, hops), rtol=1e-9, atol=1e-11)
+
+
+def test_alignment_is_full_at_the_last_layer_and_with_all_hops():
+    xs = jnp.asarray(np.random.default_rng(0).normal(size=(9, 2)))
+    loss = lambda model: jnp.sum(jnp.sin(sg.nn.unroll(model, model.init(key=KEY), xs)[1]))
+    found = alignment(deep(3), loss, (0, 1, 2))
+    assert set(found) == {"encoder", "1", "2", "3"}
+    np.testing.assert_allclose(found["3"]["cosine"], 1)
+    assert found["1"]["cosine"] < 1 - 1e-6
+    for layer in "123":
+        np.testing.assert_allclose(found[layer]["cosine_2"], 1)
+
+
+# The task.
+
+
+def test_copy_memory_asks_for_its_pattern():
+    task = CopyMemory(bits=3, length=4, pause=2)
+    xs, pattern = task.draw(5, np.random.default_rng(0))
+    assert xs.shape == (5, task.time, 4) == (5, 11, 4) and pattern.shape == (5, 4, 3)
+    np.testing.assert_array_equal(xs[:, :4, :3], pattern)
+    assert (xs[:, 6] == [0, 0, 0, 1]).all() and not xs[:, 4:6].any() and not xs[:, 7:].any()
+    assert CopyMemory().time == 48
+    with pytest.raises(ValueError, match="length must be at least 1"):
+        CopyMemory(length=0)
+
+
+# Run folders.
+
+
+def tiny(**changes):
+    settings = EXPERIMENTS["copy-memory-modes"].quick
+    training = dataclasses.replace(settings.training, updates=6, evaluations=3, batch=4)
+    network = dataclasses.replace(settings.network, depth=1, width=6, units=4)
+    changes = dict(modes=("online",), sizes=(20, 8, 8), rates=(1e-3, 1e-2), tuning_updates=2) | changes
+    return dataclasses.replace(settings, training=training, network=network, **changes)
+
+
+def run(path, settings, stop_after=None):
+    """All trials; with `stop_after`, killed when so many rows were written."""
+    folder = RunFolder(path, copy_memory_modes.EXPERIMENT, settings, "a command")
+    for trial in copy_memory_modes.EXPERIMENT.trials(settings, folder.rows):
+        if folder.done(trial):
+            continue
+        recorder = folder.recorder(trial, lambda *_: None)
+        if stop_after is not None:
+            write = recorder.write
+
+            def killed(*args, write=write, **values):
+                if len(folder.rows) >= stop_after:
+                    raise KeyboardInterrupt
+                write(*args, **values)
+
+            recorder.write = killed
+        trial.run(recorder)
+        folder.finish(trial)
+    folder.close()
+    return (path / "results.jsonl").read_text()
+
+
+def test_a_killed_run_goes_on_to_the_same_results(tmp_path):
+    whole = run(tmp_path / "whole", tiny())
+    rows = [json.loads(line) for line in whole.splitlines()]
+    assert [row["split"] for row in rows if row["final"]] == ["tuning"] * 2 + ["valid"] * 2 + ["test"] * 2
+    assert not (tmp_path / "whole" / "state").exists()
+    for stop in (1, 4, 7):
+        path = tmp_path / str(stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(path, tiny(), stop_after=stop)
+        with open(path / "results.jsonl", "a") as file:
+            file.write('{"half a li')
+        assert run(path, tiny()) == whole
+    header = json.loads((path / "run.json").read_text())
+    assert header["finished"] and header["config"]["training"]["updates"] == 6
+
+
+def test_a_folder_with_another_run_is_refused(tmp_path):
+    run(tmp_path / "a", tiny(rates=(1e-3,)))
+    with pytest.raises(FolderError, match=r"seeds: 2 there, 1 asked"):
+        RunFolder(tmp_path / "a", copy_memory_modes.EXPERIMENT, tiny(rates=(1e-3,), seeds=1), "")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine.txt").write_text("keep me")
+    with pytest.raises(FolderError, match="is not empty"):
+        RunFolder(tmp_path / "b", copy_memory_modes.EXPERIMENT, tiny(), "")
+    (tmp_path / "a" / "run.json").write_text("{")
+    with pytest.raises(FolderError, match="cannot be used"):
+        RunFolder(tmp_path / "a", copy_memory_modes.EXPERIMENT, tiny(), "")
+
+
+def test_the_best_rate_is_that_of_the_least_tuning_loss():
+    row = lambda rate, loss, split="tuning": {"variant": {"mode": "a", "rate": rate}, "split": split, "loss": loss}
+    rows = [row(0.1, 3.0), row(0.2, 1.0), row(0.3, None), row(0.1, 0.0, "valid")]
+    assert best_rate({"mode": "a"}, (0.1, 0.2, 0.3), rows) == 0.2
+    assert best_rate({"mode": "b"}, (0.1, 0.2), rows) == 0.1
+
+
+# The command.
+
+
+def made_cifar(folder):
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for name in [*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"]:
+        records = rng.integers(256, size=(10, 3073), dtype=np.uint8)
+        records[:, 0] = np.arange(10)
+        (folder / name).write_bytes(records.tobytes())
+    return ["--images", "10", "--valid", "10", "--grey"]
+
+
+def made_reviews(folder):
+    for part in ("train", "test"):
+        for kind in ("pos", "neg"):
+            (folder / part / kind).mkdir(parents=True)
+            for k in range(6):
+                (folder / part / kind / f"{k}_7.txt").write_text(f"a {kind} film, number {k} in {part}")
+    return ["--reviews", "6", "--valid", "4", "--time", "20"]
+
+
+SMALL = ["--quick", "--seeds", "1", "--network.width", "6", "--network.units", "4", "--network.depth", "1"]
+TRAINING = ["--modes", "online", "--training.updates", "2", "--training.batch", "4", "--training.evaluations", "1"]
+OPTIONS = {
+    "copy-memory": ["--quick", "--seeds", "1", "--training.updates", "2"],
+    "copy-memory-depth": ["--quick", "--seeds", "1", "--training.updates", "2", "--depths", "2"],
+    "digits-stream": ["--quick", "--images", "8", "--every", "4", "--modes", "online"],
+    "listops": [*SMALL, *TRAINING, "--expressions", "60"],
+    "scifar": [*SMALL, *TRAINING],
+    "imdb": [*SMALL, *TRAINING],
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_and_is_reported(name, tmp_path, capsys):
+    options = list(OPTIONS.get(name, [*SMALL, *TRAINING]))
+    makers = {"scifar": made_cifar, "imdb": made_reviews}
+    if name in makers:
+        options += [*makers[name](tmp_path / "data"), "--folder", str(tmp_path / "data")]
+    out = tmp_path / "run"
+    assert main(["experiment", name, *options, "--out", str(out)]) == 0, capsys.readouterr().err
+    assert main(["report", str(out)]) == 0
+    page = (out / "report" / "report.html").read_text()
+    assert EXPERIMENTS[name].title in page and "No final row" not in page.replace("on split tuning", "")
+    capsys.readouterr()
+    assert main(["experiment", name, *options, "--out", str(out)]) == 0
+    assert "done before" in capsys.readouterr().err
+
+
+def test_the_command_names_what_is_wrong(tmp_path, capsys):
+    assert main(["experiment", "copy"]) == 2
+    assert "copy-memory-modes" in capsys.readouterr().err
+    assert main(["experiment", "scifar", "--folder", str(tmp_path / "none"), "--out", str(tmp_path / "o")]) == 1
+    assert "there is no folder" in capsys.readouterr().err
+    assert main(["experiment", "--help"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed and experiment.duration in listed for name, experiment in EXPERIMENTS.items())
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_says_what_a_reader_needs(name):
+    experiment = EXPERIMENTS[name]
+    assert isinstance(experiment, Experiment) and experiment.about and experiment.duration
+    for settings in (experiment.config, experiment.quick):
+        json.dumps(dataclasses.asdict(settings), default=str)
+        for view in experiment.views(settings):
+            named = view.get("metrics", [view.get("metric")])
+            assert set(named) <= set(experiment.metrics), view
