@@ -93,8 +93,8 @@ class Learner:
         if chunked:
             if update_every == 1:
                 raise ValueError(
-                    "chunked=True runs a window of frozen weights at once: give Learner(update_every=window) the number "
-                    "of its steps, or leave chunked out to update at every step."
+                    "chunked=True runs a window of frozen weights at once: give Learner(update_every=window) the "
+                    "number of its steps, or leave chunked out to update at every step."
                 )
             check_unroll(model)
         self._rule = Step(model, optimiser, loss, update_every, delay, streams, windowed or chunked, chunked)

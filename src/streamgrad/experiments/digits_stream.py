@@ -149,10 +149,10 @@ EXPERIMENT = Experiment(
     name="digits-stream",
     title="Digits as an endless stream",
     about="The digits of scikit-learn one after another, a pixel a step, without end, in several streams: state and "
-    "traces are never reset and the weights change at every step (bptt: once a digit). The label of a digit is told while the next one is "
-    "read, so that each answer, given at a digit's last pixel, was made before its label was known: prequential "
-    "accuracy. In the first pass no image was seen before. The learning rate of each mode is chosen from the same list "
-    "on a short stream.",
+    "traces are never reset and the weights change at every step (bptt: once a digit). The label of a digit is told "
+    "while the next one is read, so that each answer, given at a digit's last pixel, was made before its label was "
+    "known: prequential accuracy. In the first pass no image was seen before. The learning rate of each mode is chosen "
+    "from the same list on a short stream.",
     duration="1 hour",
     config=Settings(),
     quick=Settings(
