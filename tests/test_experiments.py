@@ -15,7 +15,7 @@ import streamgrad as sg
 from streamgrad.cli import main
 from streamgrad.experiments import EXPERIMENTS, Experiment, FolderError, RunFolder, copy_memory_modes
 from streamgrad.experiments._hops import alignment, hop_gradient
-from streamgrad.experiments._training import best_rate
+from streamgrad.experiments._tuning import best_rate
 from streamgrad.tasks.copy_memory import CopyMemory
 
 KEY = jax.random.key(0)

@@ -48,6 +48,9 @@ def main(arguments: Sequence[str]) -> int:
     except (FolderError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"stopped; the same command with --out {path} goes on", file=sys.stderr)
+        return 130
 
 
 def _run(experiment, settings, folder) -> int:
@@ -61,7 +64,7 @@ def _run(experiment, settings, folder) -> int:
         with _Bar(name) as bar:
             trial.run(folder.recorder(trial, bar))
         folder.finish(trial)
-        print(f"{name}: {bar.seconds:,.0f} s, {_last(folder, trial)}", file=sys.stderr)
+        print(", ".join(filter(None, (f"{name}: {bar.seconds:,.0f} s", _last(folder, trial)))), file=sys.stderr)
     folder.close()
     print(f"{trials} trials in {time.monotonic() - began:,.0f} s; results in {folder.results}")
     print(f"streamgrad report {folder.path} draws them")

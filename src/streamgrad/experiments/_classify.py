@@ -14,9 +14,8 @@ import optax
 from ..tasks.sequences import Sequences, Splits
 from ._experiment import Experiment, Recorder, Row, Trial
 from ._settings import Mode, Network, Training
-from ._training import Part, Problem, train, tuned
-
-TUNING_SEED = 1000
+from ._training import Part, Problem, train
+from ._tuning import TUNING_SEED, tuned
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ..tasks.copy_memory import CopyMemory
 from ._experiment import Recorder
 from ._settings import Training
 from ._training import Part, Problem, train
+from ._tuning import TUNING_SEED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +32,6 @@ class Shared:
     sizes: tuple[int, int, int] = (20_000, 1_000, 1_000)
     """Sequences for training, validation and test."""
     training: Training = dataclasses.field(default_factory=Training)
-
-
-TUNING_SEED = 1000
 
 
 @functools.lru_cache(maxsize=2)
@@ -66,7 +64,7 @@ def run(
 METRICS = {
     "loss": {"label": "cross-entropy of a bit (nats)", "better": "lower", "floors": {"chance": 0.6931}},
     "accuracy": {"label": "bit accuracy", "better": "higher", "floors": {"chance": 0.5}, "percent": True},
-    "cosine": {"label": "cosine with BPTT's gradient", "better": "higher", "floors": {}},
+    "cosine": {"label": "cosine with BPTT's gradient", "better": None, "floors": {}},
 }
 ABOUT = (
     "7 random bits at each of 20 steps, 7 empty steps, a marker, and then the pattern must be said again: 48 steps, "

@@ -14,7 +14,7 @@ class Recorder(Protocol):
     """Where a trial writes its results and keeps its state, and tells how far it is."""
 
     def write(self, seed: int, step: int, split: str, *, final: bool = False, **values: Any) -> None:
-        """One row of results: metrics, and `layer=` where a row is about one layer."""
+        """One row of results: metrics, and `depth=`, `layer=`, `credit=` where these are not the trial's."""
 
     def progress(self, done: int, total: int, text: str = "") -> None:
         """How much of the trial is done."""

@@ -109,7 +109,8 @@ class _Recorder:
 
     def write(self, seed: int, step: int, split: str, *, final: bool = False, **values: Any) -> None:
         metrics = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in values.items()}
-        variant = dict(self.trial.variant) | {k: metrics.pop(k) for k in ("layer",) if k in metrics}
+        also = {k: metrics.pop(k) for k in ("depth", "layer", "credit") if k in metrics}
+        variant = {**self.trial.variant, **also}
         row = {"trial": self.name, "variant": variant, "seed": seed, "step": step, "split": split, "final": final}
         self.folder._append(row | metrics)
 

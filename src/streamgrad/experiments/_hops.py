@@ -61,6 +61,24 @@ def _limits(model: Deep, hops: int):
     return limits
 
 
+def influence_numbers(model: Deep, hops: int) -> int:
+    """Real numbers of influence that a stream must keep: the traces of each layer's own parameters, and for every
+    parameter its effect on each real number of the states of the layers up to its limit."""
+    traces = eqx.filter_eval_shape(lambda m: m.init(key=jax.random.key(0)), model)
+    depth = len(model.blocks)
+    carries = traces[1 : 1 + depth]  # of the blocks; each (norm, recurrent, ...)
+    real = lambda tree: sum(leaf.size * (1 + jnp.iscomplexobj(leaf)) for leaf in jax.tree.leaves(tree))
+    rows = [real(carry[1].state) for carry in carries]
+    total = sum(real(carry[1].trace) for carry in carries)
+
+    def beyond(limit, leaf, first):
+        return leaf.size * sum(rows[first : min(limit, depth - 1) + 1])
+
+    parameters, limits = eqx.filter(model, eqx.is_inexact_array), _limits(model, hops)
+    first = _limits(model, 1)  # with one hop the limit is the first layer beyond a parameter's own
+    return total + sum(jax.tree.leaves(jax.tree.map(beyond, limits, parameters, first)))
+
+
 def alignment(model: Deep, loss: Callable[[Deep], Any], hops: tuple[int, ...] = (0,)) -> dict[str, dict[str, Any]]:
     """For the encoder and the recurrence of each block, counted from 1, the cosine between the model's own gradient
     and BPTT's, `cosine`; with credit over h more layers, `cosine_h`."""

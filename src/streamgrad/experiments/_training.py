@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -14,7 +14,7 @@ import optax
 from .. import optimisers
 from .._inference import inference
 from ..nn import unroll
-from ._experiment import Recorder, Trial
+from ._experiment import Recorder
 from ._hops import hop_gradient
 from ._settings import Training
 
@@ -99,34 +99,6 @@ def _write(recorder, seeds, step, split, values, final, **about):
         recorder.write(seed, step, split, final=final, **about, **{name: float(v[k]) for name, v in values.items()})
 
 
-def tuned(
-    variants: list[dict[str, Any]],
-    rates: Sequence[float],
-    rows: list[dict[str, Any]],
-    trial: Callable[[dict[str, Any], bool], Trial],
-) -> Iterator[Trial]:
-    """For each variant a short tuning trial at every rate, then the trial at the best one on the validation part:
-    the same effort for all. `trial(variant, tuning)` makes one; the rate is added to the variant."""
-    for variant in variants:
-        rate = rates[0]
-        if len(rates) > 1:
-            for rate in rates:
-                yield trial({**variant, "rate": rate}, True)
-            rate = best_rate(variant, rates, rows)
-        yield trial({**variant, "rate": rate}, False)
-
-
-def best_rate(variant: Mapping[str, Any], rates: Sequence[float], rows: list[dict[str, Any]]) -> float:
-    """The rate with the least mean loss among the tuning rows of a variant."""
-
-    def loss(rate):
-        wanted = {**variant, "rate": rate}
-        found = [row["loss"] for row in rows if row["split"] == "tuning" and row["variant"] == wanted]
-        return float(np.mean([np.inf if value is None else value for value in found] or [np.inf]))
-
-    return min(rates, key=loss)
-
-
 class _Trainer:
     def __init__(self, make, problem: Problem, training: Training, hops: int):
         self.make, self.problem, self.training, self.hops = make, problem, training, hops
@@ -139,8 +111,8 @@ class _Trainer:
                 example, training.rate, updates=training.updates, warmup=warmup, weight_decay=training.weight_decay
             ),
         )
-        train = jax.tree.map(jnp.asarray, problem.train)
-        self.update = jax.jit(jax.vmap(lambda state: self._update(state, train)), donate_argnums=0)
+        self._train = jax.tree.map(jnp.asarray, problem.train)
+        self._update_all = jax.jit(jax.vmap(self._update, in_axes=(0, None)), donate_argnums=0)
         self._probe = None
         self._evaluate = jax.jit(jax.vmap(self._scores, in_axes=(0, None, None)))
 
@@ -149,6 +121,10 @@ class _Trainer:
         key_model, key = jax.random.split(jax.random.key(seed))
         parameters = eqx.filter(self.make(key_model), eqx.is_inexact_array)
         return State(parameters, self.optimiser.init(parameters), key)
+
+    def update(self, state: State) -> tuple[State, Any]:
+        """One update of every seed, and the losses before it. Consumes `state`."""
+        return self._update_all(state, self._train)
 
     def _update(self, state: State, train: Part):
         key, key_batch, key_masks = jax.random.split(state.key, 3)

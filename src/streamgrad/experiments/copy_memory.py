@@ -16,7 +16,7 @@ from ..recurrent import Recurrent
 from ._copying import ABOUT, METRICS, QUICK, Shared, run, tuning_view
 from ._experiment import Experiment, Row, Trial
 from ._settings import MODES, Network
-from ._training import tuned
+from ._tuning import tuned
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,11 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+
 from ._copying import ABOUT, METRICS, QUICK, Shared, run
-from ._experiment import Experiment, Row, Trial
-from ._hops import alignment
+from ._experiment import Experiment, Recorder, Row, Trial
+from ._hops import alignment, influence_numbers
 from ._settings import Network
 
 
@@ -44,6 +46,20 @@ def _trials(settings: Settings, rows: list[Row]) -> Iterator[Trial]:
                 {"credit": credit, "depth": depth}, functools.partial(run, settings, make, rate, False, **options)
             )
 
+    yield Trial({"about": "cost"}, functools.partial(_cost, settings))
+
+
+def _cost(settings: Settings, recorder: Recorder) -> None:
+    """What the influence takes for each stream, counted."""
+    task = settings.task
+    for depth in settings.depths:
+        network = dataclasses.replace(settings.network, depth=depth)
+        model = network.build(task.in_size, task.bits, "online", pooling=False, key=jax.random.key(0))
+        for hops in (h for h in settings.hops if h < depth):
+            count = influence_numbers(model, hops)
+            values = {"influence": count, "times": count / influence_numbers(model, 0)}
+            recorder.write(0, 0, "cost", final=True, depth=depth, credit=_name(hops), **values)
+
 
 def _make(network, task, mode, key):
     return network.build(task.in_size, task.bits, mode, pooling=False, key=key)
@@ -74,9 +90,9 @@ def _views(settings: Settings) -> list[dict[str, Any]]:
         },
         {
             "view": "curves",
-            "title": "Alignment of the online gradient with BPTT's, by layer, as online training goes on",
+            "title": "Cosine between the online gradient and BPTT's, by layer, along online training",
             "metric": "cosine",
-            "by": ["depth", "layer"],
+            "by": ["layer"],
             "split": "gradient",
         },
         {
@@ -88,11 +104,26 @@ def _views(settings: Settings) -> list[dict[str, Any]]:
             "note": "The encoder has no trace of its own; with credit over depth - 1 more layers the gradient of every "
             "recurrent layer is BPTT's.",
         },
+        {
+            "view": "table",
+            "title": "Influence that each stream must keep, counted",
+            "rows": ["depth", "credit"],
+            "metrics": ["influence", "times"],
+            "split": "cost",
+            "note": "One step at a time, each of these numbers is read and written at every step; beyond the first hop "
+            "a step multiplies them by the layers' Jacobians, too. Encoder, norms and gated units count from the first "
+            "hop on.",
+        },
     ]
 
 
 _COSINES = {
-    f"cosine_{h}": {"label": f"cosine, {h} hop{'s'[: h != 1]}", "better": "higher", "floors": {}} for h in range(1, 9)
+    f"cosine_{h}": {"label": f"cosine, {h} hop{'s'[: h != 1]}", "better": None, "floors": {}} for h in range(1, 9)
+}
+
+_COSTS = {
+    "influence": {"label": "real numbers", "better": None, "floors": {}},
+    "times": {"label": "times the online traces", "better": None, "floors": {}},
 }
 
 EXPERIMENT = Experiment(
@@ -106,6 +137,6 @@ EXPERIMENT = Experiment(
     config=Settings(),
     quick=Settings(**QUICK, depths=(1, 2), network=Network(width=16, units=16)),
     trials=_trials,
-    metrics={**METRICS, **_COSINES},
+    metrics={**METRICS, **_COSINES, **_COSTS},
     views=_views,
 )

@@ -10,7 +10,7 @@ from typing import Any
 from ._copying import ABOUT, METRICS, QUICK, Shared, run, tuning_view
 from ._experiment import Experiment, Row, Trial
 from ._settings import Mode, Network
-from ._training import tuned
+from ._tuning import tuned
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,9 +16,8 @@ from ..learner import Learner
 from ..tasks.sequences import digits
 from ._experiment import Experiment, Recorder, Row, Trial
 from ._settings import Mode, Network
-from ._training import tuned
+from ._tuning import TUNING_SEED, tuned
 
-TUNING_SEED = 1000
 PIXELS = 64
 
 

@@ -130,8 +130,9 @@ def _best(metric: Metric, column: Sequence[Spread]) -> float | None:
 
 def _decimals(metric: Metric, column: Sequence[Spread]) -> int:
     """Two digits of the usual standard deviation; without any, four of the largest mean."""
-    sds = [s.sd for s in column if s.sd > 0]
     means = [abs(s.mean) for s in column if abs(s.mean) > 0]
+    rounding = 1e-5 * max(means, default=0.0)
+    sds = [s.sd for s in column if s.sd > rounding]
     if not sds and not means:
         return 3
     size, digits = (median(sds), 2) if sds else (max(means), 4)
@@ -153,7 +154,8 @@ def _cell(metric: Metric, s: Spread, decimals: int, usual: int) -> str:
     times = scale(metric)
     written = _number(s.mean * times, decimals)
     if math.isfinite(s.sd):
-        written += f" ± {_number(s.sd * times, decimals)}"
+        exponent = "e" in written
+        written += f" ± {_number(s.sd * times, decimals) if exponent else format(s.sd * times, f'.{decimals}f')}"
     if s.lost:
         return f"{written} ({s.n} of {s.n + s.lost} finite)"
     return written if s.n == usual else f"{written} (n = {s.n})"

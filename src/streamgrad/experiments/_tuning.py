@@ -1,0 +1,41 @@
+"""The same effort for all: learning rates chosen by short runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ._experiment import Trial
+
+#: The seed of tuning runs: none of those that count.
+TUNING_SEED = 1000
+
+
+def tuned(
+    variants: list[dict[str, Any]],
+    rates: Sequence[float],
+    rows: list[dict[str, Any]],
+    trial: Callable[[dict[str, Any], bool], Trial],
+) -> Iterator[Trial]:
+    """For each variant a short tuning trial at every rate, then the trial at the best one on the validation part:
+    the same effort for all. `trial(variant, tuning)` makes one; the rate is added to the variant."""
+    for variant in variants:
+        rate = rates[0]
+        if len(rates) > 1:
+            for rate in rates:
+                yield trial({**variant, "rate": rate}, True)
+            rate = best_rate(variant, rates, rows)
+        yield trial({**variant, "rate": rate}, False)
+
+
+def best_rate(variant: Mapping[str, Any], rates: Sequence[float], rows: list[dict[str, Any]]) -> float:
+    """The rate with the least mean loss among the tuning rows of a variant."""
+
+    def loss(rate):
+        wanted = {**variant, "rate": rate}
+        found = [row["loss"] for row in rows if row["split"] == "tuning" and row["variant"] == wanted]
+        return float(np.mean([np.inf if value is None else value for value in found] or [np.inf]))
+
+    return min(rates, key=loss)
