@@ -84,8 +84,7 @@ def assert_alike(model, tolerance=1e-10, resets=None, dtype=float):
         np.testing.assert_allclose(b, a, rtol=0, atol=tolerance * size, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("depth", "mode"), [*((depth, "online") for depth in (1, 2, 3, 4)), *((3, m) for m in MODES)])
 def test_a_deep_network(depth, mode):
     assert_alike(deep(depth, algorithm=MODES[mode], pooling=depth % 2 == 0), resets=RESETS if depth > 2 else None)
 

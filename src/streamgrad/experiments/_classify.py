@@ -15,7 +15,7 @@ from ..tasks.sequences import Sequences, Splits
 from ._experiment import Experiment, Recorder, Row, Trial
 from ._settings import Mode, Network, Training
 from ._training import Part, Problem, train
-from ._tuning import TUNING_SEED, tuned
+from ._tuning import TUNING_SEED, tuned, tuning_views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,6 @@ def trials(load: Callable[[Any], Splits], settings: Shared, rows: list[Row]) -> 
 
 def views(settings: Shared) -> list[dict[str, Any]]:
     """Accuracy by mode, and how it was reached."""
-    title = f"Tuning: validation loss after {settings.tuning_updates} updates, one seed"
     return [
         {
             "view": "table",
@@ -97,7 +96,7 @@ def views(settings: Shared) -> list[dict[str, Any]]:
             "by": ["mode"],
             "split": "valid",
         },
-        {"view": "table", "title": title, "rows": ["mode", "rate"], "metrics": ["loss"], "split": "tuning"},
+        *tuning_views(settings.rates, f"{settings.tuning_updates} updates", ["mode"]),
     ]
 
 

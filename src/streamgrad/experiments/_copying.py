@@ -79,9 +79,3 @@ QUICK: dict[str, Any] = dict(
     sizes=(200, 40, 40),
     training=Training(updates=40, batch=10, evaluations=4),
 )
-
-
-def tuning_view(settings: Shared, keys: list[str]) -> dict[str, Any]:
-    """The table of the short runs by which rates were chosen."""
-    title = f"Tuning: validation loss after {settings.tuning_updates} updates, one seed"
-    return {"view": "table", "title": title, "rows": [*keys, "rate"], "metrics": ["loss"], "split": "tuning"}

@@ -39,3 +39,11 @@ def best_rate(variant: Mapping[str, Any], rates: Sequence[float], rows: list[dic
         return float(np.mean([np.inf if value is None else value for value in found] or [np.inf]))
 
     return min(rates, key=loss)
+
+
+def tuning_views(rates: Sequence[float], length: str, keys: list[str]) -> list[dict[str, Any]]:
+    """The table of the tuning runs, if there was a choice."""
+    if len(rates) < 2:
+        return []
+    title = f"Tuning: loss after {length}, one seed"
+    return [{"view": "table", "title": title, "rows": [*keys, "rate"], "metrics": ["loss"], "split": "tuning"}]

@@ -13,10 +13,10 @@ import jax
 from .. import cells
 from ..nn import Sequential
 from ..recurrent import Recurrent
-from ._copying import ABOUT, METRICS, QUICK, Shared, run, tuning_view
+from ._copying import ABOUT, METRICS, QUICK, Shared, run
 from ._experiment import Experiment, Row, Trial
 from ._settings import MODES, Network
-from ._tuning import tuned
+from ._tuning import tuned, tuning_views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _views(settings: Settings) -> list[dict[str, Any]]:
             "split": "valid",
             "log": True,
         },
-        tuning_view(settings, ["mode", "network"]),
+        *tuning_views(settings.rates, f"{settings.tuning_updates} updates", ["mode", "network"]),
     ]
 
 

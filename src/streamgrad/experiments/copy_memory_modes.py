@@ -7,10 +7,10 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from ._copying import ABOUT, METRICS, QUICK, Shared, run, tuning_view
+from ._copying import ABOUT, METRICS, QUICK, Shared, run
 from ._experiment import Experiment, Row, Trial
 from ._settings import Mode, Network
-from ._tuning import tuned
+from ._tuning import tuned, tuning_views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ def _views(settings: Settings) -> list[dict[str, Any]]:
             "split": "valid",
             "log": True,
         },
-        tuning_view(settings, ["mode"]),
+        *tuning_views(settings.rates, f"{settings.tuning_updates} updates", ["mode"]),
     ]
 
 

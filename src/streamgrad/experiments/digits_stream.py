@@ -16,7 +16,7 @@ from ..learner import Learner
 from ..tasks.sequences import digits
 from ._experiment import Experiment, Recorder, Row, Trial
 from ._settings import Mode, Network
-from ._tuning import TUNING_SEED, tuned
+from ._tuning import TUNING_SEED, tuned, tuning_views
 
 PIXELS = 64
 
@@ -28,7 +28,7 @@ class Settings:
     modes: tuple[Mode, ...] = ("online", "lambda-gamma", "one-step", "spatial", "frozen", "bptt")
     """How the recurrent layers learn; a trial for each. bptt: one update a digit, from the window of its 64 steps."""
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    """Learning rates to choose from, by the loss on a short stream for every mode."""
+    """Learning rates to choose from, by the loss at the end of a short stream for every mode."""
     tuning_images: int = 2_000
     """Digits in it; it has a seed of its own."""
     streams: int = 16
@@ -124,7 +124,6 @@ def _trials(settings: Settings, rows: list[Row]) -> Iterator[Trial]:
 
 
 def _views(settings: Settings) -> list[dict[str, Any]]:
-    title = f"Tuning: loss at the end of {settings.tuning_images} digits, one seed"
     return [
         {
             "view": "table",
@@ -140,7 +139,7 @@ def _views(settings: Settings) -> list[dict[str, Any]]:
             "by": ["mode"],
             "split": "stream",
         },
-        {"view": "table", "title": title, "rows": ["mode", "rate"], "metrics": ["loss"], "split": "tuning"},
+        *tuning_views(settings.rates, f"{settings.tuning_images} digits", ["mode"]),
     ]
 
 
