@@ -1,6 +1,7 @@
 """The documentation tells what the code does: every Python block of a page runs, in order."""
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -80,3 +81,12 @@ def test_the_command_line_page_names_the_options_that_exist(tmp_path):
     page = (ROOT / "docs" / "command-line.md").read_text("utf-8")
     assert set(re.findall(r"^\| `(--[a-z-]+)`", page, re.MULTILINE)) == there["learn"]
     assert set(re.findall(r"--[a-z][a-z-]*", page)) <= set().union(*there.values())
+
+
+def test_the_results_page_says_what_the_raw_files_say(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    results = importlib.import_module("_results")
+    page = (ROOT / "docs" / "results.md").read_text("utf-8")
+    assert results.filled(page, pictures=False) == page, "run: python docs/_results.py"
+    runs = {mark.split(": ")[1] for mark in re.findall(r"<!-- (?:table|figure): .*? -->", page)}
+    assert runs == {path.parent.name for path in (ROOT / "results").glob("*/run.json")}

@@ -96,6 +96,15 @@ def test_an_lru_keeps_one_complex_number_per_entry_of_its_recurrence():
     assert problem.influence == Problem(make(cells.LRU, 128), sg.RTRL()).influence
 
 
+def test_each_stream_of_a_deep_network_keeps_n_times_2_plus_h_complex_numbers_a_block():
+    model = sg.nn.Deep(IN, 1, width=16, units=8, depth=3, key=KEY, dtype=jnp.float32)
+    traces = [block[1].trace for block in model.init(key=KEY)[1:4]]
+    for trace in traces:
+        leaves = jax.tree.leaves(trace)
+        assert {leaf.dtype.name for leaf in leaves} == {"complex64"}
+        assert sum(leaf.size for leaf in leaves) == 8 * (2 + 16)
+
+
 def test_traces_of_bfloat16_weights_are_float32():
     low = lambda dtype: Problem(cells.GRU(IN, 128, key=KEY, dtype=dtype), sg.SnAp(n=1)).influence
     assert low(jnp.bfloat16) == low(jnp.float32)
@@ -139,10 +148,12 @@ def test_flat_in_time(cell, algorithm):
     assert_flat_in_time(lambda steps: run(problem, steps, problem.step))
 
 
-def learner(streams=None, optimiser=None):
+def learner(streams=None, optimiser=None, deep=False):
     cell = make(cells.GRU, 16)
     readout = sg.Readout(16, 1, key=KEY, dtype=jnp.float32)
     model = sg.nn.Sequential([sg.Recurrent(cell, sg.SnAp(n=1)), readout])
+    if deep:
+        model = sg.nn.Deep(IN, 1, width=16, units=8, depth=2, key=KEY, dtype=jnp.float32)
     return sg.Learner(model, optimiser or optax.adam(1e-3), loss=sg.losses.mse, streams=streams)
 
 
@@ -153,9 +164,10 @@ def analysed_call(compiled, taught, *lead, batch=()):
     return state, compiled.lower(state, *arguments).compile().memory_analysis()
 
 
-def test_a_learner_is_flat_in_time():
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_learner_is_flat_in_time(deep):
     """But for what `run` returns of every step: a prediction, a loss and a flag."""
-    taught, returned = learner(), 4 + 4 + 1
+    taught, returned = learner(deep=deep), 4 + 4 + 1
     (_, short), (_, long) = (analysed_call(taught._run, taught, steps) for steps in (10**3, 10**6))
     assert long.temp_size_in_bytes <= short.temp_size_in_bytes + 64
     assert long.output_size_in_bytes - returned * 10**6 <= short.output_size_in_bytes - returned * 10**3 + 64

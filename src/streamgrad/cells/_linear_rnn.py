@@ -13,7 +13,7 @@ class LinearRNN(UnitCell):
     r"""Linear recurrent network with any wiring: $h' = W_x x + W_h h + b$.
 
     The linear recurrence without the structure of an LRU: a baseline. Parameters: `weight_x` (in, 1, units),
-    `weight_h` (fan_in, 1, units), which starts at spectral radius below 1 (variance 1 / (2 fan_in)), `bias`
+    `weight_h` (fan_in, 1, units), which starts with eigenvalues spread over a disc of radius near .95, `bias`
     (1, units). State and output: h, (1, units) and (units,).
 
     Reference: the dense baseline of Zucchet et al., 2023 (2305.15947).
@@ -24,4 +24,4 @@ class LinearRNN(UnitCell):
 
     def __init__(self, in_size, units, **options):
         super().__init__(in_size, units, **options)
-        self.weight_h = self.weight_h * 0.5**0.5
+        self.weight_h = self.weight_h * 0.95

@@ -80,7 +80,7 @@ class Deep(eqx.Module):
     - `dropout`: its rate; `pooling`: whether the decoder sees the running mean of the features (for one label a
       sequence), with a straight-through gradient.
 
-    `y, carry` as any model; `sg.nn.unroll(model, carry, xs)` runs a chunk at once.
+    A model as any other, one step at a time; `sg.nn.unroll(model, carry, xs)` runs a chunk at once.
 
     Raises `ValueError` for sizes that are not positive and a number of algorithms other than the depth.
 
