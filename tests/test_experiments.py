@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 import streamgrad as sg
 from streamgrad.cli import main
-from streamgrad.experiments import EXPERIMENTS, Experiment, FolderError, RunFolder, copy_memory_modes
+from streamgrad.experiments import EXPERIMENTS, Experiment, FolderError, RunFolder, copy_memory_modes, digits_stream
 from streamgrad.experiments._hops import alignment, hop_gradient
 from streamgrad.experiments._tuning import best_rate
 from streamgrad.tasks.copy_memory import CopyMemory
@@ -173,6 +173,67 @@ def test_a_folder_with_another_run_is_refused(tmp_path):
     (tmp_path / "a" / "run.json").write_text("{")
     with pytest.raises(FolderError, match="cannot be used"):
         RunFolder(tmp_path / "a", copy_memory_modes.EXPERIMENT, tiny(), "")
+
+
+def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path):
+    run(tmp_path, tiny(rates=(1e-3,)))
+    lines = (tmp_path / "results.jsonl").read_text().splitlines(keepends=True)
+    damaged = "".join([lines[0], lines[1][:20] + "\n", *lines[2:]])
+    (tmp_path / "results.jsonl").write_text(damaged)
+    with pytest.raises(FolderError, match="line 2 is damaged"):
+        run(tmp_path, tiny(rates=(1e-3,)))
+    assert (tmp_path / "results.jsonl").read_text() == damaged
+
+
+def test_what_was_said_of_a_run_stays_when_it_is_asked_again(tmp_path):
+    run(tmp_path, tiny(rates=(1e-3,)))
+    header = json.loads((tmp_path / "run.json").read_text()) | {"machine": "another one", "command": "the first"}
+    (tmp_path / "run.json").write_text(json.dumps(header))
+    run(tmp_path, tiny(rates=(1e-3,)))
+    assert json.loads((tmp_path / "run.json").read_text()) == header
+    header["done"] = []
+    (tmp_path / "run.json").write_text(json.dumps(header))
+    run(tmp_path, tiny(rates=(1e-3,)))
+    after = json.loads((tmp_path / "run.json").read_text())
+    assert after["command"] == "the first" and after["machine"] == "another one"
+    assert after["resumed"][0]["machine"] != "another one"
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_the_digits_stream_tells_no_label_before_its_answer(shifted):
+    xs, labels, row = digits_stream.stream(40, 4, 0, shifted=shifted)
+    assert xs.shape == (640, 4, 2) and labels.shape == row.shape == (640, 4)
+    told = np.concatenate([np.full((64, 4), -1), labels[:-64]])
+    for s in range(4):
+        begins, ends = np.flatnonzero(xs[:, s, 1]), np.flatnonzero(row[:, s] >= 0)
+        assert (np.diff(begins) == 64).all() and (np.diff(ends) == 64).all()
+        for end in ends:  # while a digit is read, the labels told are those of the one before
+            first = end - 63
+            assert xs[first, s, 1] == 1 and (labels[first : end + 1, s] == labels[end, s]).all()
+            if first >= 64:
+                assert (told[first : end + 1, s] == labels[first - 1, s]).all()
+    assert (row.max(0) == 9).all() and (row[row >= 0].min() == 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("copy-memory-modes", ["--seeds", "0"]),
+        ("copy-memory-modes", ["--training.evaluations", "0"]),
+        ("copy-memory-modes", ["--rates"]),
+        ("copy-memory", ["--modes", "onlin"]),
+        ("copy-memory-depth", ["--hops", "-1"]),
+        ("copy-memory-depth", ["--rates", "0.1", "0.2"]),
+        ("digits", ["--training.warmup", "1.5"]),
+        ("digits-stream", ["--images", "1"]),
+    ],
+)
+def test_bad_settings_are_refused_by_name(name, options, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["experiment", name, *options, "--out", str(tmp_path / "run")])
+    said = capsys.readouterr()
+    assert options[0].split(".")[-1].lstrip("-").replace("-", "_") in said.err + said.out
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_best_rate_is_that_of_the_least_tuning_loss():

@@ -39,7 +39,10 @@ def deep(depth=2, **options):
     return nn.Deep(IN, OUT, width=5, units=4, depth=depth, key=KEY, **options)
 
 
-def streamed(model, xs, ws, resets=None, key=KEY):
+KEYS = jax.random.split(jax.random.key(3), STEPS)
+
+
+def streamed(model, xs, ws, resets=None):
     """The sum of the gradients of every step, driven one step at a time; and all outputs."""
 
     @eqx.filter_jit
@@ -50,22 +53,22 @@ def streamed(model, xs, ws, resets=None, key=KEY):
 
         return eqx.filter_grad(objective, has_aux=True)(model)
 
-    carry, total, ys = model.init(key=key), None, []
+    carry, total, ys = model.init(key=KEY), None, []
     for t, (x, w) in enumerate(zip(xs, ws, strict=True)):
         if resets is not None and resets[t]:
-            carry = nn.restarted(carry, model.init(key=key), jnp.array(True))
+            carry = nn.restarted(carry, model.init(key=KEYS[t]), jnp.array(True))
         gradient, (carry, y) = step(model, carry, x, w)
         ys.append(y)
         total = gradient if total is None else jax.tree.map(jnp.add, total, gradient)
     return total, np.stack(ys)
 
 
-def chunked(model, xs, ws, resets=None, key=KEY):
+def chunked(model, xs, ws, resets=None):
     @eqx.filter_jit
     def run(model):
         def objective(model):
-            where = None if resets is None else (jnp.asarray(resets), key)
-            _, ys = nn.unroll(model, model.init(key=key), xs, where)
+            where = None if resets is None else (jnp.asarray(resets), KEYS)
+            _, ys = nn.unroll(model, model.init(key=KEY), xs, where)
             return jax.vmap(loss)(ys, ws).sum(), ys
 
         return eqx.filter_grad(objective, has_aux=True)(model)
@@ -86,7 +89,8 @@ def assert_alike(model, tolerance=1e-10, resets=None, dtype=float):
 
 @pytest.mark.parametrize(("depth", "mode"), [*((depth, "online") for depth in (1, 2, 3, 4)), *((3, m) for m in MODES)])
 def test_a_deep_network(depth, mode):
-    assert_alike(deep(depth, algorithm=MODES[mode], pooling=depth % 2 == 0), resets=RESETS if depth > 2 else None)
+    model = deep(depth, algorithm=MODES[mode], pooling=depth % 2 == 0, dropout=0.3 if depth > 1 else 0.0)
+    assert_alike(model, resets=RESETS if depth > 2 else None)
 
 
 @pytest.mark.parametrize("depth", [1, 4])
@@ -186,7 +190,7 @@ def test_dropout_keeps_one_mask_for_a_sequence():
     assert set(np.unique(carry)) == {0, 1 / 0.75} and 0.15 < np.mean(carry == 0) < 0.35
     _, ys = nn.unroll(layer, carry, xs)
     np.testing.assert_array_equal(ys, np.stack([carry] * STEPS))
-    carry, ys = nn.unroll(layer, carry, xs, (jnp.asarray(RESETS), KEY))
+    carry, ys = nn.unroll(layer, carry, xs, (jnp.asarray(RESETS), KEYS))
     kept = [np.array_equal(a, b) for a, b in itertools.pairwise(ys)]
     assert kept == [not reset for reset in RESETS[1:]]
     np.testing.assert_array_equal(ys[-1], carry)
@@ -235,6 +239,11 @@ def test_what_cannot_run_as_a_chunk_says_so():
         nn.unroll(own, own.init(key=KEY), xs)
     with pytest.raises(ValueError, match=r"shape \(time, 3\)"):
         own.layer.unroll(own.init(key=KEY), xs[0])
+    for resets in (jnp.asarray(RESETS), (jnp.asarray(RESETS), KEY)):
+        with pytest.raises(ValueError, match="a flag and a key for every step"):
+            nn.unroll(own.layer, own.init(key=KEY), xs, resets)
+    with pytest.raises(ValueError, match="resets of 12 steps"):
+        nn.unroll(own.layer, own.init(key=KEY), xs, (jnp.asarray(RESETS[1:]), KEYS[1:]))
     with pytest.raises(ValueError, match="adds its layer's output"):
         nn.Residual(sg.Readout(IN, OUT, key=KEY))((), xs[0])
 
@@ -301,7 +310,7 @@ def test_a_learner_learns_the_same_in_chunks(streams):
     weights = []
     for chunked in (False, True):
         learner = sg.Learner(
-            deep(2, pooling=True),
+            deep(2, pooling=True, dropout=0.3),
             optax.sgd(0.1),
             loss=sg.losses.mse,
             update_every=window,

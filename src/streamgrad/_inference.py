@@ -22,6 +22,13 @@ def inference(model: M) -> M:
 
 
 def _serving(node):
-    if isinstance(node, Recurrent):
-        return Recurrent(node.cell, Frozen())
-    return Dropout(node.size, 0.0, dtype=node.dtype) if isinstance(node, Dropout) else node
+    return Dropout(node.size, 0.0, dtype=node.dtype) if isinstance(node, Dropout) else _untraced(node)
+
+
+def without_traces(model: M) -> M:
+    """The same model with every recurrent layer keeping its state alone, and all else as in training."""
+    return jax.tree.map(_untraced, model, is_leaf=lambda node: isinstance(node, Recurrent))
+
+
+def _untraced(node):
+    return Recurrent(node.cell, Frozen()) if isinstance(node, Recurrent) else node

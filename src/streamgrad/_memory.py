@@ -21,7 +21,8 @@ class Output(NamedTuple):
     - `prediction`: of this step's target (with a delay h: of the target that arrives h steps later), made
       before that target was seen;
     - `loss`: of the prediction that was made for the target that arrived now; NaN when none did;
-    - `learned`: whether something was learned: False when the target is missing or the step was skipped.
+    - `learned`: whether something was learned: False when the target is missing or the step was skipped (of a window
+      that is learned from at once, its last step says so).
     """
 
     prediction: Array

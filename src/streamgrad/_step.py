@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from ._dependence import dependence
-from ._inference import inference
+from ._inference import inference, without_traces
 from ._memory import (
     Memory,
     Output,
@@ -196,14 +196,19 @@ class Step:
         each, there = self.score(prediction, target)
         memory = memory._replace(carry=new, window=(start, xs, targets, resets))
 
+        # Those with which each step of the window drew its fresh carry, had there been a reset.
+        first = memory.steps[0] + jnp.uint32(1) - jnp.uint32(self.update_every)
+        steps = first + jnp.arange(self.update_every, dtype=jnp.uint32)
+        keys = jax.vmap(lambda step: jax.random.fold_in(memory.key, step))(steps)
+
         def at_once(trained, fixed):
             model = eqx.combine(eqx.combine(trained, fixed), self.static)
-            run = lambda carry, xs, resets, key: unroll(model, carry, xs, (resets, key))[1]
+            run = lambda carry, xs, resets, keys: unroll(model, carry, xs, (resets, keys))[1]
             if self.streams is None:
-                predictions = run(start, xs, resets, memory.key)
+                predictions = run(start, xs, resets, keys)
             else:
-                keys = jax.random.split(memory.key, self.streams)
-                predictions = jax.vmap(run, in_axes=(0, 1, 1, 0), out_axes=1)(start, xs, resets, keys)
+                each = jax.vmap(lambda key: jax.random.split(key, self.lead[0]))(keys)
+                predictions = jax.vmap(run, in_axes=(0, 1, 1, 1), out_axes=1)(start, xs, resets, each)
             each, there = jax.vmap(self.score)(predictions, targets)
             losses, there = jax.vmap(mean)(each, there), there.reshape(len(xs), -1).any(1)
             return jnp.sum(losses) / jnp.maximum(there.sum(), 1).astype(losses.dtype), there.any()
@@ -212,13 +217,13 @@ class Step:
             arrays = eqx.combine(trained, fixed)
 
             def body(carry, now):
-                x, target, reset = now
-                carry = self.restart(eqx.combine(arrays, self.static), carry, reset, memory.key)
+                x, target, reset, key = now
+                carry = self.restart(eqx.combine(arrays, self.static), carry, reset, key)
                 carry, prediction = self.forward(arrays, carry, x)
                 each, there = self.score(prediction, target)
                 return carry, (mean(each, there), there.any())
 
-            _, (losses, there) = jax.lax.scan(body, start, (xs, targets, resets))
+            _, (losses, there) = jax.lax.scan(body, start, (xs, targets, resets, keys))
             return jnp.sum(losses) / jnp.maximum(there.sum(), 1).astype(losses.dtype), there.any()
 
         def update(memory):
@@ -242,7 +247,8 @@ class Step:
 
     def stepping(self, arrays):
         """What takes single steps: in chunks it needs no traces."""
-        return self.serving(arrays) if self.chunked else eqx.combine(arrays, self.static)
+        model = eqx.combine(arrays, self.static)
+        return without_traces(model) if self.chunked else model
 
     def serving(self, arrays):
         return inference(eqx.combine(arrays, self.static))

@@ -51,8 +51,9 @@ class Structured(Online):
     def check_unroll(self, core):
         if not (isinstance(self._bound(), Local) or self._closed(core)):
             raise TypeError(
-                f"{type(self).__name__}(n={self.order}) on this cell has no chunked gradient: an open pattern of more "
-                "than one step is not a pass backwards in time. Run it one step at a time, or choose SnAp(1) or RTRL()."
+                f"{type(self).__name__}(n={self.order}) on this cell has no chunked gradient: its open pattern is not "
+                "one pass backwards in time. Run it one step at a time, or choose RTRL(), or SnAp(1) on a cell made of "
+                "drives."
             )
 
     def spread(self, core: Any, before, xs, delta, starts):

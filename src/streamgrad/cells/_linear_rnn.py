@@ -24,4 +24,5 @@ class LinearRNN(UnitCell):
 
     def __init__(self, in_size, units, **options):
         super().__init__(in_size, units, **options)
+        assert self.weight_h is not None
         self.weight_h = self.weight_h * 0.95

@@ -17,7 +17,7 @@ class Where:
     """Where the results go."""
 
     out: Path | None = None
-    """Run folder; `runs/NAME` when not given. One that holds the same run is resumed."""
+    """Run folder; `runs/NAME`, or `runs/NAME-quick`, when not given. One that holds the same run is resumed."""
     quick: bool = False
     """Small settings that finish in a minute or two: whether it runs, not what comes out."""
 
@@ -39,9 +39,9 @@ def main(arguments: Sequence[str]) -> int:
         prog=f"streamgrad experiment {name} [--out FOLDER] [--quick]",
         description=f"{experiment.title}. {experiment.about} On two cores: {experiment.duration}. "
         f"--out FOLDER: where the results go, runs/{name} if not given; a folder that holds the same run is resumed. "
-        "--quick: small settings that finish in a minute or two.",
+        f"--quick: small settings that finish in a minute or two, into runs/{name}-quick.",
     )
-    path = where.out or Path("runs") / name
+    path = where.out or Path("runs") / (f"{name}-quick" if where.quick else name)
     try:
         folder = RunFolder(path, experiment, settings, shlex.join(["streamgrad", "experiment", *arguments]))
         return _run(experiment, settings, folder)
@@ -75,7 +75,7 @@ def _last(folder, trial) -> str:
     """The mean of the last results, in a few words."""
     splits = ("tuning",) if trial.tuning else ("test", "end")
     rows = [row for row in folder.rows if row["final"] and row["split"] in splits and row["trial"] == trial.name]
-    names = [key for key in (rows[0] if rows else {}) if key in ("loss", "accuracy")]
+    names = [key for key in (rows[0] if rows else {}) if key in ("loss", "accuracy", "first", "late")]
     mean = lambda name: sum(row[name] if row[name] is not None else float("nan") for row in rows) / len(rows)
     return ", ".join(f"{name} {mean(name):.4f}" for name in names)
 

@@ -13,7 +13,7 @@ import optax
 
 from ..tasks.sequences import Sequences, Splits
 from ._experiment import Experiment, Recorder, Row, Trial
-from ._settings import Mode, Network, Training
+from ._settings import Mode, Network, Training, at_least, some
 from ._training import Part, Problem, train
 from ._tuning import TUNING_SEED, tuned, tuning_views
 
@@ -33,17 +33,18 @@ class Shared:
     network: Network = dataclasses.field(default_factory=Network)
     training: Training = dataclasses.field(default_factory=Training)
 
+    def __post_init__(self):
+        some(self, "modes", "rates")
+        at_least(1, self, "tuning_updates", "seeds")
+
 
 def problem(splits: Splits) -> Problem:
     """The cross-entropy of the label at every step, from the mean of all features so far; the score is whether the
     answer after the last step is right. Padding is left out."""
     first = splits.train
-    table = np.eye(first.in_size, dtype=np.float32)
-    if first.padding is not None:
-        table[first.padding] = 0
 
     def encode(x):
-        return (jnp.asarray(table)[x] if x.ndim == 1 else x).astype(float)
+        return (jnp.asarray(first.table)[x] if x.ndim == 1 else x).astype(float)
 
     def loss(logits, target):
         label, length = target

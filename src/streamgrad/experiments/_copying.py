@@ -13,7 +13,7 @@ import optax
 
 from ..tasks.copy_memory import CopyMemory
 from ._experiment import Recorder
-from ._settings import Training
+from ._settings import Training, at_least, some
 from ._training import Part, Problem, train
 from ._tuning import TUNING_SEED
 
@@ -32,6 +32,10 @@ class Shared:
     sizes: tuple[int, int, int] = (20_000, 1_000, 1_000)
     """Sequences for training, validation and test."""
     training: Training = dataclasses.field(default_factory=Training)
+
+    def __post_init__(self):
+        some(self, "rates")
+        at_least(1, self, "tuning_updates", "seeds", "sizes")
 
 
 @functools.lru_cache(maxsize=2)

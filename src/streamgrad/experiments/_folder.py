@@ -31,18 +31,23 @@ class RunFolder:
 
     def __init__(self, path: Path, experiment: Experiment, config: Any, command: str):
         self.path, self.results = path, path / "results.jsonl"
+        self._now: dict[str, Any] | None = None
         self.header = _header(experiment, config, command)
         asked = self.header["config"]
         try:
             path.mkdir(parents=True, exist_ok=True)
             if (path / "run.json").exists():
                 held = json.loads((path / "run.json").read_text("utf-8"))
-                if (held["experiment"], held["config"]) != (experiment.name, asked):
+                if not isinstance(held, dict):
+                    raise ValueError("run.json holds no run")
+                begun = held["done"] or self.results.exists()
+                if begun and (held["experiment"], held["config"]) != (experiment.name, asked):
                     raise FolderError(
                         f"{path} holds a run of {held['experiment']} with other settings ({_first(held, asked)}): "
                         "give the same ones to resume it, or another --out."
                     )
-                self.header["started"], self.header["done"] = held["started"], held["done"]
+                if held["done"] or self.results.exists():
+                    self._resume(held)
             elif any(path.iterdir()):
                 raise FolderError(f"{path} is not empty and holds no run: give another --out.")
             self._write_header()
@@ -50,12 +55,23 @@ class RunFolder:
             raise FolderError(f"{path} cannot be used as a run folder ({error}): give another --out.") from None
         self.rows = self._read()
 
+    def _resume(self, held: dict[str, Any]) -> None:
+        """Keep what was said of the run when it began; note a machine or a version that is another one now."""
+        now = {name: self.header[name] for name in ("versions", "machine")}
+        self._now = now if now != {name: held[name] for name in now} else None
+        self.header = held
+
     def done(self, trial: Trial) -> bool:
         """Whether all of a trial's results are there."""
         return trial.name in self.header["done"]
 
     def recorder(self, trial: Trial, show: Callable[[int, int, str], None]) -> _Recorder:
         """Where the trial writes; rows that a killed run wrote after its last kept state are dropped."""
+        self.header["finished"] = None
+        if self._now is not None:
+            self.header.setdefault("resumed", []).append({"at": _now(), **self._now})
+            self._now = None
+        self._write_header()
         return _Recorder(self, trial, show)
 
     def finish(self, trial: Trial) -> None:
@@ -66,8 +82,9 @@ class RunFolder:
 
     def close(self) -> None:
         """All trials are done."""
-        self.header["finished"] = _now()
-        self._write_header()
+        if self.header["finished"] is None:
+            self.header["finished"] = _now()
+            self._write_header()
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         """Drop the rows that are not wanted, in one atomic replacement."""
@@ -87,12 +104,15 @@ class RunFolder:
     def _read(self) -> list[dict[str, Any]]:
         if not self.results.exists():
             return []
-        rows = []
-        for line in self.results.read_text("utf-8").splitlines():
+        rows, lines = [], self.results.read_text("utf-8").splitlines()
+        for number, line in enumerate(lines, 1):
             try:
                 rows.append(json.loads(line))
-            except ValueError:  # cut off by a kill
-                break
+            except ValueError:
+                if number < len(lines):  # the last one may have been cut off by a kill
+                    raise FolderError(
+                        f"{self.results}: line {number} is damaged: mend or remove it, or give another --out."
+                    ) from None
         return rows
 
     def _write_header(self) -> None:
@@ -104,8 +124,13 @@ class RunFolder:
 class _Recorder:
     def __init__(self, folder: RunFolder, trial: Trial, show):
         self.folder, self.trial, self.show = folder, trial, show
-        self.state = folder.path / "state"
-        self.name = trial.name
+        self.state, self.name = folder.path / "state", trial.name
+        kept = checkpoint.steps(self.state)
+        self._drop(after=kept[-1] if kept else -1)
+
+    def _drop(self, after: int) -> None:
+        """Forget the trial's rows of later steps."""
+        self.folder.keep(lambda row: row["trial"] != self.name or row["step"] <= after)
 
     def write(self, seed: int, step: int, split: str, *, final: bool = False, **values: Any) -> None:
         metrics = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in values.items()}
@@ -121,20 +146,16 @@ class _Recorder:
         checkpoint.save(self.state, state, step=step, meta={"trial": self.name}, keep=1)
 
     def load(self, like: Any) -> tuple[Any, int] | None:
-        step = 0
-        found = None
-        if checkpoint.steps(self.state):
-            try:
-                found = checkpoint.load(self.state, like)
-            except checkpoint.CheckpointError:
-                shutil.rmtree(self.state, ignore_errors=True)
-        if found is not None and found.meta["trial"] == self.name:
-            step = found.step
-        else:
+        try:
+            found = checkpoint.load(self.state, like) if checkpoint.steps(self.state) else None
+        except checkpoint.CheckpointError:
             found = None
+        if found is None or found.meta["trial"] != self.name:
             shutil.rmtree(self.state, ignore_errors=True)
-        self.folder.keep(lambda row: row["trial"] != self.name or row.get("step", 0) <= step)
-        return None if found is None else (found.tree, step)
+            self._drop(after=-1)
+            return None
+        self._drop(after=found.step)
+        return found.tree, found.step
 
 
 def _header(experiment: Experiment, config: Any, command: str) -> dict[str, Any]:

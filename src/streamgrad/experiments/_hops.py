@@ -54,7 +54,7 @@ def _limits(model: Deep, hops: int):
     """For each parameter, the last block whose past it gets credit through."""
     parameters = eqx.filter(model, eqx.is_inexact_array)
     fill = lambda tree, limit: jax.tree.map(lambda leaf: limit, tree)
-    limits = fill(parameters, hops - 1)
+    limits = eqx.tree_at(lambda m: m.decoder, fill(parameters, hops - 1), fill(parameters.decoder, -1))
     for l, block in enumerate(parameters.blocks):
         one = eqx.tree_at(lambda b: b.norm, fill(block, l + hops), fill(block.norm, l + hops - 1))
         limits = eqx.tree_at(lambda m, l=l: m.blocks[l], limits, one)
@@ -72,7 +72,7 @@ def influence_numbers(model: Deep, hops: int) -> int:
     total = sum(real(carry[1].trace) for carry in carries)
 
     def beyond(limit, leaf, first):
-        return leaf.size * sum(rows[first : min(limit, depth - 1) + 1])
+        return leaf.size * sum(rows[max(first, 0) : min(limit, depth - 1) + 1])
 
     parameters, limits = eqx.filter(model, eqx.is_inexact_array), _limits(model, hops)
     first = _limits(model, 1)  # with one hop the limit is the first layer beyond a parameter's own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 from .. import cells
 from ..algorithms import BPTT, RTRL, TBPTT, Algorithm, Frozen, SnAp, Spatial
@@ -41,6 +41,10 @@ class Network:
     """Smallest |λ| at the start (lru and rtu)."""
     dropout: float = 0.1
     """Rate of dropout, one mask a sequence."""
+
+    def __post_init__(self):
+        at_least(1, self, "depth", "width", "units")
+        within(self, "dropout", 0.0, 1.0)
 
     def build(self, in_size: int, out_size: int, mode: str, *, pooling: bool, key) -> Deep:
         """The model, learning by `mode`."""
@@ -79,3 +83,28 @@ class Training:
     """Largest norm of a gradient."""
     evaluations: int = 20
     """How often the validation part is looked at."""
+
+    def __post_init__(self):
+        at_least(1, self, "updates", "batch", "evaluations")
+        within(self, "warmup", 0.0, 1.0)
+
+
+def at_least(low: int, settings: Any, *names: str) -> None:
+    """Refuse numbers that are too small, by name; of tuples, every one."""
+    for name in names:
+        value = getattr(settings, name)
+        if any(v < low for v in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"{name} must be at least {low}, got {value}.")
+
+
+def within(settings: Any, name: str, low: float, high: float) -> None:
+    """Refuse a number outside [low, high), by name."""
+    if not low <= getattr(settings, name) < high:
+        raise ValueError(f"{name} must lie in [{low}, {high}), got {getattr(settings, name)}.")
+
+
+def some(settings: Any, *names: str) -> None:
+    """Refuse empty lists, by name."""
+    for name in names:
+        if not getattr(settings, name):
+            raise ValueError(f"{name} must name at least one, got none.")

@@ -15,7 +15,7 @@ from ..nn import Sequential
 from ..recurrent import Recurrent
 from ._copying import ABOUT, METRICS, QUICK, Shared, run
 from ._experiment import Experiment, Row, Trial
-from ._settings import MODES, Network
+from ._settings import MODES, Mode, Network, at_least, some
 from ._tuning import tuned, tuning_views
 
 
@@ -25,6 +25,9 @@ class Wide:
 
     units: int = 134
     hidden: int = 1072
+
+    def __post_init__(self):
+        at_least(1, self, "units", "hidden")
 
     def build(self, in_size: int, out_size: int, mode: str, *, pooling: bool, key) -> Sequential:
         """The model, learning by `mode`."""
@@ -52,8 +55,12 @@ class Settings(Shared):
     """A deep network of dense GRU under SnAp-1."""
     wide: Wide = dataclasses.field(default_factory=Wide)
     """One dense GRU under SnAp-1, with a hidden layer in its readout."""
-    modes: tuple[str, ...] = ("online", "bptt")
+    modes: tuple[Mode, ...] = ("online", "bptt")
     """online: SnAp(1), which is exact for the LRU's layers; bptt."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        some(self, "modes")
 
 
 def _trials(settings: Settings, rows: list[Row]) -> Iterator[Trial]:

@@ -12,7 +12,7 @@ import jax
 from ._copying import ABOUT, METRICS, QUICK, Shared, run
 from ._experiment import Experiment, Recorder, Row, Trial
 from ._hops import alignment, influence_numbers
-from ._settings import Network
+from ._settings import Network, at_least, some
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,14 @@ class Settings(Shared):
     hops: tuple[int, ...] = (0, 1, 2, 3)
     """Layers beyond its own on which the influence of a parameter is kept; those below the depth are run."""
     network: Network = dataclasses.field(default_factory=Network)
+
+    def __post_init__(self):
+        super().__post_init__()
+        some(self, "depths", "hops")
+        at_least(1, self, "depths")
+        at_least(0, self, "hops")
+        if len(self.rates) > 1:
+            raise ValueError(f"rates: copy-memory-depth uses one for all, got {self.rates}.")
 
 
 def _trials(settings: Settings, rows: list[Row]) -> Iterator[Trial]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ._copying import ABOUT, METRICS, QUICK, Shared, run
 from ._experiment import Experiment, Row, Trial
-from ._settings import Mode, Network
+from ._settings import Mode, Network, some
 from ._tuning import tuned, tuning_views
 
 
@@ -20,6 +20,10 @@ class Settings(Shared):
     modes: tuple[Mode, ...] = ("bptt", "online", "lambda-gamma", "one-step", "spatial")
     """How the recurrent layers learn; a trial for each."""
     network: Network = dataclasses.field(default_factory=Network)
+
+    def __post_init__(self):
+        super().__post_init__()
+        some(self, "modes")
 
 
 def _trials(settings: Settings, rows: list[Row]) -> Iterator[Trial]:

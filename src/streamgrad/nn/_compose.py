@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from ..cells import Cell
-from ._unroll import is_stateful, unroll
+from ._unroll import is_stateful, split_resets, unroll
 
 
 def _init(layers, key):
@@ -55,8 +55,8 @@ class Sequential(eqx.Module):
     def unroll(self, carry, xs, resets):
         """Many steps at once, layer after layer: see `sg.nn.unroll`."""
         new = []
-        for k, (layer, own) in enumerate(zip(self.layers, carry, strict=True)):
-            own, xs = unroll(layer, own, xs, _own_resets(resets, k))
+        for layer, own, reset in zip(self.layers, carry, split_resets(resets, len(self.layers)), strict=True):
+            own, xs = unroll(layer, own, xs, reset)
             new.append(own)
         return tuple(new), xs
 
@@ -96,8 +96,8 @@ class Parallel(eqx.Module):
     def unroll(self, carry, xs, resets):
         """Many steps at once: see `sg.nn.unroll`."""
         new, outputs = [], []
-        for k, (layer, own) in enumerate(zip(self.layers, carry, strict=True)):
-            own, ys = unroll(layer, own, xs, _own_resets(resets, k))
+        for layer, own, reset in zip(self.layers, carry, split_resets(resets, len(self.layers)), strict=True):
+            own, ys = unroll(layer, own, xs, reset)
             new.append(own)
             outputs.append(ys)
         return tuple(new), jnp.concatenate(outputs, axis=1)
@@ -122,8 +122,3 @@ class Residual(eqx.Module):
         """Many steps at once: see `sg.nn.unroll`."""
         carry, ys = unroll(self.layer, carry, xs, resets)
         return carry, xs + ys
-
-
-def _own_resets(resets, k):
-    """The same places, with a key of layer k's own."""
-    return None if resets is None else (resets[0], jax.random.fold_in(resets[1], k))

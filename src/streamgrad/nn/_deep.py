@@ -109,7 +109,14 @@ class Deep(eqx.Module):
     ):
         units = width if units is None else units
         check_sizes(in_size=in_size, out_size=out_size, width=width, depth=depth, units=units)
-        algorithms = [algorithm] * depth if isinstance(algorithm, Algorithm) else list(algorithm)
+        algorithms = [algorithm] * depth if isinstance(algorithm, Algorithm) else algorithm
+        if not isinstance(algorithms, list | tuple):
+            raise TypeError(f"Deep expects an algorithm such as sg.SnAp(1), or a list of them, got {algorithm!r}.")
+        if not callable(cell) or isinstance(cell, Cell):
+            raise TypeError(
+                "Deep expects what makes a cell, such as sg.cells.LRU or functools.partial(sg.cells.LRU, r_min=0.9), "
+                f"got {cell!r}."
+            )
         if len(algorithms) != depth:
             raise ValueError(
                 f"Deep(depth={depth}) takes one algorithm for all blocks or {depth} of them, got {len(algorithms)}."

@@ -50,8 +50,8 @@ class Dropout(eqx.Module):
             return carry, xs
         if resets is None:
             return carry, xs * carry
-        starts, key = resets
-        drawn = jax.vmap(lambda t: self.init(key=jax.random.fold_in(key, t)))(jnp.arange(len(xs)))
+        starts, keys = resets
+        drawn = jax.vmap(lambda key: self.init(key=key))(keys)
         latest = jax.lax.cummax(jnp.where(starts, jnp.arange(len(xs)), -1))
         masks = jnp.where((latest >= 0)[:, None], drawn[latest], carry)
         return masks[-1], xs * masks

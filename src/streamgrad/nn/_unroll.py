@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Key, PyTree
 
 from ..recurrent import Recurrent
 from ._persistent import Persistent
 
-#: Where a sequence begins anew, bool (time,), and the key of its fresh carries; None: nowhere.
-Resets = tuple[Bool[Array, " time"], PRNGKeyArray] | None
+#: Where a sequence begins anew, and the keys of fresh carries; None: nowhere.
+Resets = tuple[Bool[Array, " time"], Key[Array, " time"]] | None
 
 
 def is_stateful(layer: Any) -> bool:
@@ -20,7 +20,7 @@ def is_stateful(layer: Any) -> bool:
     return callable(getattr(layer, "init", None))
 
 
-def unroll(layer: Any, carry: PyTree, xs: Array, resets: Resets = None) -> tuple[PyTree, Array]:
+def unroll(layer: Any, carry: PyTree, xs: Array, resets: Resets | Any = None) -> tuple[PyTree, Array]:
     r"""Many steps of a model at once, with weights frozen: the carry after them and all outputs, (time, ...).
 
     The same outputs as step after step. The gradient of a loss of them is the sum of the *online* gradients of
@@ -29,16 +29,20 @@ def unroll(layer: Any, carry: PyTree, xs: Array, resets: Resets = None) -> tuple
     when weights need not change at every step. Memory grows with the chunk.
 
     - `carry`: as from `model.init(key=...)`; credit starts anew with each chunk, whatever its traces held;
-    - `resets`: None, or a pair: where a sequence begins anew, bool (time,), and a key for its fresh carries.
+    - `resets`: None, or a pair: where a sequence begins anew, bool (time,), and a key for each step, (time,), as
+      `jax.random.split(key, time)` gives them: the carry then is that of `model.init(key=keys[t])`.
 
     Layers run as a whole when they have a method `unroll(carry, xs, resets)` (`sg.Recurrent` and what `sg.nn` holds),
-    other callables are mapped over time, and other stateful layers are scanned.
+    other callables are mapped over time, and other stateful layers are scanned; these get credit for the present step
+    alone, as in a learner that takes single steps.
 
-    Raises `TypeError` for a module of your own that holds recurrent layers without such a method, and for an
-    algorithm whose gradient is not one pass backwards in time.
+    Raises `ValueError` for resets of another length; `TypeError` for a module of your own that holds recurrent layers
+    without such a method, and for an algorithm whose gradient is not one pass backwards in time.
 
     Reference: the frozen-weights view of Zucchet et al., 2023 (2305.15947).
     """
+    if resets is not None:
+        _check_resets(resets, xs)
     if hasattr(layer, "unroll"):
         return layer.unroll(carry, xs, resets)
     if not is_stateful(layer):
@@ -51,14 +55,32 @@ def unroll(layer: Any, carry: PyTree, xs: Array, resets: Resets = None) -> tuple
         )
 
     def body(carry, now):
-        x, reset, t = now
-        if resets is not None:
-            fresh = layer.init(key=jax.random.fold_in(resets[1], t))
-            carry = restarted(carry, fresh, reset)
+        x, reset = now
+        if reset is not None:
+            carry = restarted(carry, layer.init(key=reset[1]), reset[0])
         carry, y = layer(jax.lax.stop_gradient(carry), x)
         return carry, y
 
-    return jax.lax.scan(body, carry, (xs, None if resets is None else resets[0], jnp.arange(len(xs))))
+    return jax.lax.scan(body, carry, (xs, resets))
+
+
+def split_resets(resets: Resets, count: int) -> list[Resets]:
+    """The same places for each of `count` parts, with the keys that a part gets when a key is split for its init."""
+    if resets is None:
+        return [None] * count
+    where, keys = resets
+    parts = jax.vmap(lambda key: jax.random.split(key, count))(keys)
+    return [(where, parts[:, k]) for k in range(count)]
+
+
+def _check_resets(resets: Any, xs: Array) -> None:
+    if not (isinstance(resets, tuple) and len(resets) == 2 and jnp.shape(resets[0]) == jnp.shape(resets[1])):
+        raise ValueError(
+            "unroll expects resets as None or a pair (where, keys), a flag and a key for every step: "
+            "(where, jax.random.split(key, time))."
+        )
+    if jnp.shape(resets[0]) != (len(xs),):
+        raise ValueError(f"unroll expects resets of {len(xs)} steps, as many as inputs, got {jnp.shape(resets[0])}.")
 
 
 def check_unroll(model: Any) -> None:

@@ -72,12 +72,15 @@ class Sequences:
 
     def encode(self, xs: Values | Tokens) -> Values:
         """A batch of `xs` as float32 inputs (n, time, in_size): tokens one-hot, padding zeros, values as they are."""
-        if xs.ndim == 3:
-            return xs
+        return xs if xs.ndim == 3 else self.table[xs]
+
+    @property
+    def table(self) -> Float32[np.ndarray, "in_size in_size"]:
+        """The input of each token: one-hot, and zeros for padding."""
         table = np.eye(self.in_size, dtype=np.float32)
         if self.padding is not None:
             table[self.padding] = 0
-        return table[xs]
+        return table
 
 
 class Splits(NamedTuple):
