@@ -29,7 +29,7 @@ class BPTT(Algorithm):
         return Carry(core(carry.state, x), ())
 
     def spread(self, core, before, xs, delta, starts):
-        return backwards(by_state(core), (before, xs), delta, starts)
+        return backwards(by_state(core), lambda s, x: (s, x), before, xs, delta, starts)
 
     def traits(self, core):
         structure = core.structure

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from typing import Any
 
 import equinox as eqx
-import jax
 
 from ..influence import Layout, Local, plan
 from ._algorithm import Online, Traits
@@ -58,9 +58,8 @@ class Structured(Online):
 
     def spread(self, core: Any, before, xs, delta, starts):
         if isinstance(layout := self._bound(), Local):
-            own = jax.vmap(lambda state, x: layout.dynamics(core, state, x))(before, xs)
-            return backwards(layout.back, own, delta, starts)
-        return backwards(by_state(core), (before, xs), delta, starts)
+            return backwards(layout.back, functools.partial(layout.dynamics, core), before, xs, delta, starts)
+        return backwards(by_state(core), lambda s, x: (s, x), before, xs, delta, starts)
 
     def _closed(self, core) -> bool:
         return self.order is None or core.structure.closed(self.order)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
+from .._dependence import dependence
 from ..cells import Core
 
 #: Where a sequence starts anew, and the state it starts from; None when nothing starts within the chunk.
@@ -74,12 +75,28 @@ def _restarted(starts: Starts, before: PyTree[Array]) -> PyTree[Array]:
 
 
 def backwards(
-    back: Callable[[PyTree, PyTree], PyTree], coefficients: PyTree, delta: PyTree, starts: Bool[Array, " time"] | None
+    back: Callable[[PyTree, PyTree], PyTree],
+    linearise: Callable[[PyTree, Array], PyTree],
+    before: PyTree,
+    xs: Array,
+    delta: PyTree,
+    starts: Bool[Array, " time"] | None,
 ) -> PyTree:
-    r"""$\epsilon_t = \delta_t + \epsilon_{t+1} D_{t+1}$, with `back(coefficients[t], ε)` the product $\epsilon D_t$."""
+    r"""$\epsilon_t = \delta_t + \epsilon_{t+1} D_{t+1}$, with `back(linearise(s, x), ε)` the product $\epsilon D$.
+
+    What `linearise` says is computed for all steps at once, and what is the same at every step (an LRU's λ) once."""
+    first = jax.tree.map(lambda a: a[0], (before, xs))
+    leaves, treedef = jax.tree.flatten(linearise(*first))
+    program = jax.make_jaxpr(lambda s, x: jax.tree.leaves(linearise(s, x)))(*first)
+    varies = [bool(row.any()) for row in dependence(program.jaxpr)]
+    varying = jax.vmap(lambda s, x: [leaf for leaf, v in zip(jax.tree.leaves(linearise(s, x)), varies) if v])(
+        before, xs
+    )
 
     def body(late, now):
-        coefficients, delta, starts = now
+        varying, delta, starts = now
+        own = iter(varying)
+        coefficients = jax.tree.unflatten(treedef, [next(own) if v else leaf for leaf, v in zip(leaves, varies)])
         epsilon = jax.tree.map(jnp.add, delta, late)
         late = back(coefficients, epsilon)
         if starts is not None:
@@ -87,7 +104,7 @@ def backwards(
         return late, epsilon
 
     nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), delta)
-    return jax.lax.scan(body, nothing, (coefficients, delta, starts), reverse=True)[1]
+    return jax.lax.scan(body, nothing, (varying, delta, starts), reverse=True)[1]
 
 
 def by_state(core: Core) -> Callable[[PyTree, PyTree], PyTree]:
