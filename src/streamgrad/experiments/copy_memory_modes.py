@@ -63,7 +63,7 @@ EXPERIMENT = Experiment(
     about=ABOUT + " One network, trained with BPTT, online (exact traces in each layer), with traces for λ and γ "
     "alone, with one-step truncation, and with spatial backpropagation alone. The learning rate of each mode is chosen "
     "from the same list by a short run.",
-    duration="about 6 hours as in the paper; 1 hour with --training.batch 20 --training.updates 4000",
+    duration="about 8 hours as in the paper; 1 hour with --training.batch 20 --training.updates 4000 --rates 0.002",
     config=Settings(),
     quick=Settings(**QUICK, modes=("bptt", "online", "spatial"), network=Network(depth=2, width=16, units=16)),
     trials=_trials,
