@@ -307,7 +307,7 @@ class Conformance:
         assert_same(oracles.bptt_window(layer, *case.problem(0)), total)
         assert_same(oracles.chunk(layer, *case.problem(0)), total)
 
-    @pytest.mark.parametrize("name", ["RTRL", "SnAp-1", "SnAp-2", "TBPTT-3", "Spatial"])
+    @pytest.mark.parametrize("name", ["RTRL", "SnAp-1", "SnAp-2"])
     def test_a_chunk_at_once_is_the_sum_of_its_steps(self, case, name):
         """Refused exactly where the pattern is open and of more than one step."""
         if not case.applies(name):

@@ -290,7 +290,7 @@ def test_the_rate_warms_up_and_falls_as_a_cosine():
 # The learner, streaming and in chunks.
 
 
-@pytest.mark.parametrize("streams", [None, 2])
+@pytest.mark.parametrize("streams", [2])
 def test_a_learner_learns_the_same_in_chunks(streams):
     """Windows that begin with a reset: traces then hold nothing of what was before."""
     window, rng = 6, np.random.default_rng(2)

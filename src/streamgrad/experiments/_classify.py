@@ -48,13 +48,13 @@ def problem(splits: Splits) -> Problem:
 
     def loss(logits, target):
         label, length = target
-        there = jnp.arange(len(logits)) < length
+        there = jnp.arange(len(logits), dtype=length.dtype) < length
         each = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.broadcast_to(label, len(logits)))
         return jnp.sum(jnp.where(there, each, 0)) / length.astype(each.dtype)
 
     def scores(logits, target):
         label, length = target
-        return {"accuracy": (jnp.argmax(logits[length - 1]) == label).astype(jnp.float32)}
+        return {"accuracy": (jnp.argmax(logits[length - 1]).astype(label.dtype) == label).astype(logits.dtype)}
 
     part = lambda s: Part(s.xs, (s.labels, s.lengths))
     return Problem(part(splits.train), part(splits.valid), part(splits.test), encode, loss, scores)

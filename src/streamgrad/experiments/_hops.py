@@ -23,9 +23,9 @@ from ..nn import Deep
 from ..recurrent import Recurrent
 
 
-def hop_gradient(loss: Callable[[Deep], Any], model: Deep, hops: int) -> tuple[Any, Any]:
+def hop_gradient(loss: Callable[[Any], Any], model: Any, hops: int) -> tuple[Any, Any]:
     """The loss of a model that runs in chunks, and its gradient with the influence of every parameter kept on
-    `hops` layers beyond its own (0: each layer's own algorithm, as it is).
+    `hops` layers beyond its own (0: each layer's own algorithm, as it is, of any model; else of a `Deep`).
 
     A parameter outside the recurrences (encoder, norm, gated unit) has no trace of its own: the first layer whose
     state it reaches counts as its first hop."""
