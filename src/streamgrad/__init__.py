@@ -14,9 +14,22 @@ from ._compile import compiler_options as compiler_options
 from ._inference import inference as inference
 from .algorithms import (
     BPTT as BPTT,
+    DNI as DNI,
+    DODGE as DODGE,
+    ESDRTRL as ESDRTRL,
+    KFRTRL as KFRTRL,
+    MDGL as MDGL,
+    OK as OK,
+    RFLO as RFLO,
     RTRL as RTRL,
     TBPTT as TBPTT,
+    UORO as UORO,
+    EProp as EProp,
     Frozen as Frozen,
+    KeRNL as KeRNL,
+    ModProp as ModProp,
+    RandomK as RandomK,
+    Sketched as Sketched,
     SnAp as SnAp,
     Spatial as Spatial,
 )

@@ -7,10 +7,11 @@ from ..cells import Bank, Core, FunctionCore
 from ..cells._function_core import Seeing
 from ..wiring import BlockLinks
 from ._apart import Apart as Apart
-from ._dense import DenseRows
+from ._dense import DenseRows as DenseRows
 from ._function import Columnwise
 from ._layout import Layout as Layout
-from ._local import Local as Local
+from ._local import Internal as Internal, Local as Local, own_dynamics as own_dynamics
+from ._packed import immediate as immediate, per_unit as per_unit, unpack as unpack
 from ._ragged import Ragged
 
 #: Time of a gathered multiply-add over one inside a matrix product, measured on CPUs.

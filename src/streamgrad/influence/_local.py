@@ -41,7 +41,7 @@ class Local(Layout[Bank]):
 
     def advance(self, core, trace, state, x):
         step = core.linearise(state, x)
-        within, by_drive = own_dynamics(core, step), step.drive
+        within, by_drive = self.within(core, step), step.drive
         if sum(weights.size for weights in core.weights) >= WORTH_SHIELDING:
             within, by_drive = materialise((within, by_drive))
         new = []
@@ -60,7 +60,11 @@ class Local(Layout[Bank]):
 
     def dynamics(self, core, state, x):
         """D within each unit, `[a][b]` -> (units,) or None."""
-        return own_dynamics(core, core.linearise(state, x))
+        return self.within(core, core.linearise(state, x))
+
+    def within(self, core, step):
+        """D within each unit, from the linearised step."""
+        return own_dynamics(core, step)
 
     @staticmethod
     def back(own, epsilon):
@@ -92,6 +96,20 @@ class Local(Layout[Bank]):
     def describe(self):
         of = "each parameter's" if self.only is None else f"{' and '.join(self.only)}:"
         return f"{of} effect on its own unit, shaped like the weights"
+
+
+@dataclasses.dataclass(frozen=True)
+class Internal(Local):
+    """As `Local`, along a unit's own state alone: what it says of itself through a link is held fixed."""
+
+    def within(self, core, step):
+        return step.own
+
+    def whole(self, core, n):
+        return not any(link.source == "h" for link in core.links)
+
+    def describe(self):
+        return "each parameter's effect along its unit's own state, shaped like the weights"
 
 
 def _times(a, b):

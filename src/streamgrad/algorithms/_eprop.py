@@ -1,0 +1,71 @@
+"""e-prop: eligibility propagation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from ..influence import Internal
+from ._banks import require_bank
+from ._structured import Structured
+
+
+class EProp(Structured):
+    r"""e-prop: eligibility traces of each unit's internal state, weighed by a learning signal from above.
+
+    $$\epsilon_t = \left.\frac{\partial s_t}{\partial s_{t-1}}\right|_{\text{drives}} \epsilon_{t-1} + I_t, \qquad
+      \bar\epsilon_t = \kappa\,\bar\epsilon_{t-1} + \epsilon_t, \qquad g_t = \delta_t\, \bar\epsilon_t$$
+
+    The internal state of a unit is all of its own: v of an `LIF`, (v, b) of an `ALIF`, and through them its own
+    spike (by the surrogate gradient of `spike`; with `detach_reset=True` of the cell, as published, not through the
+    reset). What it hears of itself through a link is left out. The learning signal $\delta$ is the readout's:
+    `sg.Readout(feedback="symmetric" | "random" | "adaptive")`.
+
+    - `low_pass`: κ in [0, 1), the decay of a leaky readout (`sg.nn.LowPass(κ)` between layer and readout), through
+      which a spike of the past still acts on the present output.
+
+    Raises `ValueError` for κ outside [0, 1); `TypeError` when bound to a core that is not made of drives.
+
+    Reference: Bellec et al., A solution to the learning dilemma for recurrent networks of spiking neurons, 2020.
+    """
+
+    low_pass: float = eqx.field(static=True, default=0.0)
+
+    def __check_init__(self):
+        if not 0 <= self.low_pass < 1:
+            raise ValueError(f"EProp(low_pass=κ) needs 0 <= κ < 1, got {self.low_pass!r}.")
+
+    @property
+    def order(self):
+        return 1
+
+    def bind(self, core: Any, state, x):
+        require_bank(self, core)
+        return dataclasses.replace(self, layout=Internal())
+
+    def init(self, core: Any, state, *, key):
+        trace = super().init(core, state, key=key)
+        return (trace, trace) if self.low_pass else trace
+
+    def advance(self, core: Any, trace, state, x, context):
+        if not self.low_pass:
+            return super().advance(core, trace, state, x, context)
+        trace, filtered = trace
+        new, trace, _ = super().advance(core, trace, state, x, context)
+        filtered = jax.tree.map(lambda old, now: self.low_pass * old + now, filtered, trace)
+        return new, (trace, filtered), filtered
+
+    def check_unroll(self, core: Any):
+        if self.low_pass:
+            raise self._no_chunk()
+        super().check_unroll(core)
+
+    def traits(self, core: Any):
+        traits = self._traits(core, "Bellec et al. 2020")
+        if not self.low_pass:
+            return traits
+        reason = "each spike's effect is filtered as by a leaky readout; under such a readout, " + traits.reason
+        return dataclasses.replace(traits, bias="biased", reason=reason, bytes=2 * traits.bytes)
