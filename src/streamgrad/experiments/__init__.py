@@ -7,7 +7,11 @@ from . import (
     copy_memory_depth,
     copy_memory_modes,
     digits_stream,
+    forecast,
     sequences,
+    snap_bias,
+    snap_charlm,
+    snap_copy,
     trace_patterning,
 )
 from ._experiment import Experiment as Experiment, Recorder as Recorder, Trial as Trial
@@ -29,5 +33,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         trace_patterning.PATTERNING,
         trace_patterning.CONDITIONING,
         atari_prediction.EXPERIMENT,
+        snap_copy.EXPERIMENT,
+        snap_charlm.EXPERIMENT,
+        snap_bias.EXPERIMENT,
+        forecast.EXPERIMENT,
     )
 }
