@@ -71,7 +71,7 @@ class Crowd:
     def run(self, state: State, rate: float, stop: int, tokens: int) -> tuple[State, np.ndarray]:
         """`tokens` more tokens of every sequence, up to `stop` in all: the state after them, and the mean bits a
         character of each seed on the way, before each update."""
-        state, said = self._run(state, (jnp.float32(rate), jnp.int32(stop)), tokens)
+        state, said = self._run(state, (jnp.asarray(rate), jnp.asarray(stop, jnp.int32)), tokens)
         bits, characters = np.asarray(said).T
         return state, bits / np.maximum(characters, 1)
 
@@ -152,7 +152,7 @@ class Crowd:
     def _times(self) -> list[int]:
         """Lengths to which sequences are padded: each twice the one before."""
         times = [self.task.time(self.task.most)]
-        while times[0] // 2 >= max(8, self.task.time(self.task.first)):
+        while times[0] // 2 >= max(16, self.task.time(self.task.first)):
             times.insert(0, -(-times[0] // 2))
         return times
 

@@ -103,7 +103,7 @@ class Crowd:
             optimiser = optax.sgd(10 * rate) if name == LMS else optax.adam(rate)
             return Learner(make(key), optimiser, loss=losses.mse, delay=settings.horizon, update_every=window)
 
-        like = np.zeros(in_size, np.float32), np.zeros(1, np.float32)
+        like = jnp.zeros(in_size), jnp.zeros(1)
         start = lambda key: learner(key, 0.0).init(key=jax.random.fold_in(key, 1), like=like)
         begin = lambda keys: eqx.filter_vmap(start)(keys)
 
@@ -125,8 +125,7 @@ def run(settings: Settings, series: str, name: str, rate: float, tuning: bool, r
     """One trial, all seeds of a learner together."""
     encoded, encoder = _encoded(series, settings.horizon, settings.lags)
     rows = min(settings.tuning_rows, len(encoded.inputs)) if tuning else len(encoded.inputs)
-    inputs = encoded.inputs[:, : encoder.recurrent_size].astype(np.float32)
-    targets = encoded.learn[:, None].astype(np.float32)
+    inputs, targets = encoded.inputs[:, : encoder.recurrent_size], encoded.learn[:, None]
     crowd = _crowd(settings, name, inputs.shape[1])
     seeds = [seed + TUNING_SEED * tuning for seed in range(settings.seeds)]
     st, outputs, first = crowd.start(jnp.stack([jax.random.key(s) for s in seeds])), np.zeros((rows, len(seeds))), 0
@@ -136,10 +135,9 @@ def run(settings: Settings, series: str, name: str, rate: float, tuning: bool, r
         st, outputs = jax.tree.unflatten(packed, arrays), np.array(outputs)
     for begin in range(first, rows, settings.every):
         stop = min(begin + settings.every, rows)
-        padded = [np.full((settings.every, part.shape[1]), fill, np.float32) for part, fill in _parts(inputs, targets)]
-        for whole, part in zip(padded, (inputs, targets), strict=True):
-            whole[: stop - begin] = part[begin:stop]
-        st, out = crowd.run(st, jnp.float32(rate), *padded)
+        missing = (0, settings.every - (stop - begin)), (0, 0)  # rows behind the last one: no target
+        xs, due = np.pad(inputs[begin:stop], missing), np.pad(targets[begin:stop], missing, constant_values=np.nan)
+        st, out = crowd.run(st, *map(jnp.asarray, (rate, xs, due)))
         outputs[begin:stop] = np.asarray(out.prediction)[:, : stop - begin, 0].T
         recorder.progress(stop, rows)
         if not tuning:
@@ -150,11 +148,6 @@ def run(settings: Settings, series: str, name: str, rate: float, tuning: bool, r
             recorder.write(seed, rows, "tuning", final=True, loss=error)
     else:
         _finish(recorder, settings, encoded, outputs, seeds)
-
-
-def _parts(inputs: np.ndarray, targets: np.ndarray):
-    """What stands for rows behind the last one: no input, and no target."""
-    return (inputs, 0.0), (targets, np.nan)
 
 
 def _nrmse(settings: Settings, encoded: Encoded, outputs: np.ndarray, begin: int, stop: int) -> list[float]:

@@ -89,11 +89,10 @@ def sizes_of_entries(cell: Cell, xs: Float[Array, "batch time in_size"], n: int)
     """The mean size of an entry that SnAp-n keeps, of one that it drops, and the share of the sum of squares in those
     kept: over all steps and sequences."""
     kept = pattern(cell, n)
-    j = jax.vmap(functools.partial(influence, cell))(xs)
-    mean = lambda where: jnp.sum(jnp.abs(j) * where) / max(where.sum() * j.shape[0] * j.shape[1], 1)
-    squares = jnp.sum(j * j, axis=(0, 1))
-    share = jnp.sum(squares * kept) / jnp.sum(squares)
-    inside, outside = mean(kept), mean(~kept)
+    j = jnp.concatenate(jax.vmap(functools.partial(influence, cell))(xs))
+    inside, outside = (jnp.mean(jnp.abs(j), where=where) if where.any() else jnp.zeros(()) for where in (kept, ~kept))
+    squares = jnp.sum(j * j, axis=0)
+    share = jnp.sum(squares, where=kept) / jnp.sum(squares)
     return {"kept": inside, "dropped": outside, "ratio": inside / outside, "share": share}
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from .. import cells
 from ..nn import Sequential
@@ -95,7 +96,7 @@ def run(settings: Settings, variant: dict[str, Any], tuning: bool, recorder: Rec
         recorder,
         tokens=settings.tuning_tokens if tuning else settings.tokens,
         every=settings.every,
-        measure=lambda state, bits: {"length": state.level, "bits": bits, "loss": bits - state.level},
+        measure=lambda state, bits: {"length": state.level, "bits": bits, "loss": bits - np.asarray(state.level)},
         tuning=tuning,
     )
 

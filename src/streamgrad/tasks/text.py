@@ -33,7 +33,7 @@ class Text:
     """Characters to learn from, and others to be tested on."""
 
     train: UInt8[np.ndarray, " characters"]
-    valid: UInt8[np.ndarray, " characters"]
+    valid: UInt8[np.ndarray, " held_out"]
 
 
 def read_text(path: str | os.PathLike[str] | None = None, *, share: float = 0.05, seed: int = 0) -> Text:
