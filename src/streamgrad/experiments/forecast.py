@@ -36,7 +36,7 @@ LMS, BEST = "LMS on the inputs", "RLS on the inputs"
 class Settings:
     """Forecasts on real series."""
 
-    series: tuple[str, ...] = ("seattle-temps", "co2")
+    series: tuple[str, ...] = ("seattle-temps", "seattle-weather", "co2")
     """Bundled series: seattle-temps, sf-temps, seattle-weather, co2, sunspots, elnino."""
     horizon: int = 6
     """Rows ahead; a target is scored when it arrives, and learned from then."""
@@ -54,11 +54,10 @@ class Settings:
     lags: int = 32
     """Newest values that the stronger of the two RLS sees; the other one, and LMS, have the network's inputs."""
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
-    """Learning rates of Adam to choose from, half-decades, for every algorithm by short runs; LMS has ten times
-    these."""
+    """Learning rates of Adam (of LMS, its own) to choose from, half-decades, for every learner by short runs."""
     tuning_rows: int = 1500
     """Rows from the beginning of the series in them; as many seeds as those that count, and none of them."""
-    seeds: int = 3
+    seeds: int = 5
     """Repetitions: other weights, run together."""
     every: int = 500
     """Rows between two rows of results."""
@@ -81,6 +80,17 @@ def _encoded(name: str, horizon: int, lags: int) -> tuple[Encoded, Encoder]:
     return encoder(np.concatenate(list(open_source(name).read((SERIES[name].target,))))), encoder
 
 
+def rescaled(encoded: Encoded, horizon: int) -> Encoded:
+    """With changes over as many rows in units of their root mean square so far: steps of gradients are of a size, and
+    the encoder's own scale, the first changes from row to row, suits least squares alone."""
+    origin = np.maximum(np.arange(len(encoded.learn)) - horizon, 0)
+    change = encoded.learn * encoded.scale[origin]
+    known = np.isfinite(change)
+    squares = np.cumsum(np.where(known, change, 0) ** 2) / np.maximum(np.cumsum(known), 1)
+    scale = np.where(squares > 0, np.sqrt(squares), encoded.scale)
+    return encoded._replace(learn=change / scale[origin], scale=scale)
+
+
 def network(settings: Settings, name: str, in_size: int, key) -> Sequential:
     """A forecaster whose first forecasts are the last value."""
     key_cell, key_out = jax.random.split(key)
@@ -100,7 +110,7 @@ class Crowd:
         make = lambda key: network(settings, name, in_size, key)
 
         def learner(key, rate):
-            optimiser = optax.sgd(10 * rate) if name == LMS else optax.adam(rate)
+            optimiser = optax.sgd(rate) if name == LMS else optax.adam(rate)
             return Learner(make(key), optimiser, loss=losses.mse, delay=settings.horizon, update_every=window)
 
         like = jnp.zeros(in_size), jnp.zeros(1)
@@ -124,6 +134,7 @@ def _crowd(settings: Settings, name: str, in_size: int) -> Crowd:
 def run(settings: Settings, series: str, name: str, rate: float, tuning: bool, recorder: Recorder) -> None:
     """One trial, all seeds of a learner together."""
     encoded, encoder = _encoded(series, settings.horizon, settings.lags)
+    encoded = rescaled(encoded, settings.horizon)
     rows = min(settings.tuning_rows, len(encoded.inputs)) if tuning else len(encoded.inputs)
     inputs, targets = encoded.inputs[:, : encoder.recurrent_size], encoded.learn[:, None]
     crowd = _crowd(settings, name, inputs.shape[1])
