@@ -6,6 +6,7 @@ of a parameter to an array with a leading axis of time: entry t is the gradient 
 
 import dataclasses
 import math
+import statistics
 
 import equinox as eqx
 import jax
@@ -276,13 +277,47 @@ def online_step(layer, carry, x, weights):
     return new, gradient
 
 
-def online(layer, xs, weights):
+def online(layer, xs, weights, key=None):
     """The online gradient of the layer's cell at every step."""
-    carry, steps = layer.init(key=jax.random.key(0)), []
+    carry, steps = layer.init(key=jax.random.key(0) if key is None else key), []
     for x, *w in zip(xs, *weights, strict=True):
         carry, gradient = online_step(layer, carry, x, tuple(w))
         steps.append(named(gradient.cell))
     return {name: np.stack([step[name] for step in steps]) for name in steps[0]}
+
+
+def z_scores(layer, problem, draws, seed=0):
+    """Of the mean online gradient over fresh keys, against BPTT, for every step and parameter: (mean - exact) / its
+    standard error. All sequences at once, one step at a time."""
+    xs, weights = problem
+
+    @eqx.filter_jit
+    def mean_and_square(layer, keys):
+        def one(key):
+            def body(carry, now):
+                def objective(layer):
+                    new, y = layer(carry, now[0])
+                    return loss(y, now[1:]), new
+
+                gradient, carry = eqx.filter_grad(objective, has_aux=True)(layer)
+                return carry, ravel_pytree(eqx.filter(gradient.cell, eqx.is_inexact_array))[0]
+
+            return jax.lax.scan(body, layer.init(key=key), (xs, *weights))[1]
+
+        drawn = jax.vmap(one)(keys)
+        return drawn.mean(0), drawn.std(0, ddof=1)
+
+    mean, spread = map(np.asarray, mean_and_square(layer, jax.random.split(jax.random.key(seed), draws)))
+    exact = bptt(layer.cell, xs, weights)
+    exact = np.asarray(jax.vmap(lambda g: ravel_pytree(g)[0])(eqx.filter(exact, eqx.is_inexact_array)))
+    # An entry that never varies must be right to rounding.
+    error = spread / math.sqrt(draws) + 1e-9 * np.abs(exact).max()
+    return (mean - exact) / error
+
+
+def bound(scores, error_rate=1e-6):
+    """Below which all of this many normal scores stay, but for one time in `error_rate` (Bonferroni)."""
+    return statistics.NormalDist().inv_cdf(1 - error_rate / (2 * scores.size))
 
 
 def bptt_window(layer, xs, weights):

@@ -3,6 +3,7 @@
 from . import (
     algorithms as algorithms,
     cells as cells,
+    estimators as estimators,
     losses as losses,
     meta as meta,
     nn as nn,
@@ -34,6 +35,7 @@ from .algorithms import (
     Spatial as Spatial,
 )
 from .check import check_gradients as check_gradients
+from .estimators import PES as PES, ForwardGradient as ForwardGradient
 from .explain import explain as explain
 from .learner import Learner as Learner
 from .readout import RLS as RLS, Readout as Readout

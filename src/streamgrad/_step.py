@@ -24,6 +24,7 @@ from ._memory import (
     untrained,
 )
 from ._select import select
+from .estimators import Estimator
 from .nn import restarted, unroll
 
 
@@ -44,10 +45,12 @@ class Step:
         streams: int | None,
         windowed: bool,
         chunked: bool,
+        estimator: Estimator,
     ):
         self.optimiser: optax.GradientTransformation = optimiser
         self.loss, self.update_every, self.delay = loss, update_every, delay
         self.streams, self.windowed, self.chunked = streams, windowed, chunked
+        self.estimator = estimator
         arrays, self.static = eqx.partition(model, eqx.is_array)
         #: which arrays of the model the optimiser moves: not those that fit themselves
         self.trained = jax.tree.map(lambda leaf, own: eqx.is_inexact_array(leaf) and not own, arrays, untrained(model))
@@ -69,6 +72,7 @@ class Step:
             phase=jnp.zeros((), jnp.int32),
             skipped=jnp.zeros((), jnp.int32),
             key=key,
+            estimate=self.estimator.init(trained, carry, key=jax.random.fold_in(key, 1)),
         )
 
     @property
@@ -157,7 +161,8 @@ class Step:
         model = self.stepping(memory.model)
         carry = self.restart(model, memory.carry, reset | memory.broken, key)
         learn = self._learn_window if self.windowed else self._learn_now
-        memory, prediction, each, there, sound = learn(memory, carry, x, target, reset)
+        restart = lambda carry: self.restart(model, carry, reset | memory.broken, key)
+        memory, prediction, each, there, sound = learn(memory, carry, x, target, reset, restart)
         broken = ~finite_by_stream(states(memory.carry), self.streams) | (there & ~jnp.isfinite(each))
         # Where no stream shows why the gradient is not finite, the trace of any may be the cause.
         broken = broken | (~sound & ~broken.any())
@@ -170,23 +175,30 @@ class Step:
         )
         return memory, Output(prediction, each, learned)
 
-    def _learn_now(self, memory: Memory, carry, x, target, reset):
+    def _learn_now(self, memory: Memory, carry, x, target, reset, restart):
         """Credit through the traces: the gradient of this step's loss."""
-        del reset
         trained, fixed = eqx.partition(memory.model, self.trained)
 
-        def objective(trained):
+        def objective(trained, carry):
             new, prediction = self.forward(eqx.combine(trained, fixed), carry, x)
             each, there = self.score(prediction, target)
             return mean(each, there), (new, prediction, each, there)
 
-        (loss, aux), gradient = eqx.filter_value_and_grad(objective, has_aux=True)(trained)
+        (loss, aux), gradient, estimate = self.estimator.estimate(
+            objective,
+            trained,
+            carry,
+            memory.estimate,
+            reset=reset | memory.broken,
+            begins=memory.phase == 0,
+            restart=restart,
+        )
         carry, prediction, each, there = jax.lax.stop_gradient(aux)
         sound = ~there.any() | (jnp.isfinite(loss) & finite(gradient))
-        memory = self._accumulate(memory._replace(carry=carry), gradient, there.any() & sound)
+        memory = self._accumulate(memory._replace(carry=carry, estimate=estimate), gradient, there.any() & sound)
         return memory, prediction, each, there, sound
 
-    def _learn_window(self, memory: Memory, carry, x, target, reset):
+    def _learn_window(self, memory: Memory, carry, x, target, reset, restart):
         """Remember the step; at a window's end differentiate all of it."""
         at = memory.phase
         start, xs, targets, resets = memory.window

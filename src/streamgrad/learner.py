@@ -20,6 +20,7 @@ from ._growth import grown, overlaid
 from ._memory import LearnerState, Memory, Output, finite_by_stream, is_algorithm, states_only
 from ._packing import Packing
 from ._step import Step
+from .estimators import Differentiate, Estimator
 from .nn import check_unroll
 
 
@@ -44,6 +45,8 @@ class Learner:
       step, in memory that does not grow with the window. True: at the window's end, in one pass backwards without
       traces (`sg.nn.unroll`), faster, in memory that grows with it; credit then begins with the window, as under
       BPTT, while traces reach back to the last reset. For a window that begins with a reset the two are the same.
+    - `estimator`: how the gradient of a step is estimated, when not by differentiating its loss: `sg.PES(...)`,
+      `sg.ForwardGradient(...)`. With one, layers may have `BPTT`, as the estimator takes care of the past.
     - `streams`: None for one stream; or a number of streams that share the weights, each with a carry of its
       own. Then x, target, prediction and reset have a leading axis of that length.
 
@@ -69,6 +72,7 @@ class Learner:
         delay: int = 0,
         streams: int | None = None,
         chunked: bool = False,
+        estimator: Estimator | None = None,
     ):
         if not callable(getattr(model, "init", None)) or not callable(model):
             raise TypeError(
@@ -89,7 +93,8 @@ class Learner:
         if streams is not None and (not isinstance(streams, int) or streams < 1):
             raise ValueError(f"streams must be None or an integer >= 1, got {streams!r}.")
         algorithms = [a for a in jax.tree.leaves(model, is_leaf=is_algorithm) if is_algorithm(a)]
-        windowed = any(a.credit == "carry" for a in algorithms)
+        windowed = estimator is None and any(a.credit == "carry" for a in algorithms)
+        own = self._checked_estimator(model, estimator, streams, chunked)
         if windowed and update_every == 1:
             raise ValueError(
                 "BPTT with update_every=1 would silently be one-step truncation: give Learner(update_every=window) "
@@ -103,7 +108,7 @@ class Learner:
                 )
             check_unroll(model)
         made = optimiser if isinstance(optimiser, optax.GradientTransformation) else optimiser(model)
-        self._rule = Step(model, made, loss, update_every, delay, streams, windowed or chunked, chunked)
+        self._rule = Step(model, made, loss, update_every, delay, streams, windowed or chunked, chunked, own)
         self._again = functools.partial(
             Learner,
             optimiser=optimiser,
@@ -112,6 +117,7 @@ class Learner:
             delay=delay,
             streams=streams,
             chunked=chunked,
+            estimator=estimator,
         )
         self._template = eqx.filter(model, eqx.is_array)
         options = compiler_options(batched=streams is not None)
@@ -119,6 +125,20 @@ class Learner:
         self._step, self._run = compiled(self._packed_step), compiled(self._packed_run)
         self._checked: set = set()
         self._packings: dict[Packing, Packing] = {}
+
+    @staticmethod
+    def _checked_estimator(model, estimator, streams, chunked) -> Estimator:
+        if estimator is None:
+            return Differentiate()
+        if not isinstance(estimator, Estimator):
+            raise TypeError(f"Learner(estimator=...) expects one such as sg.PES(), got {estimator!r}.")
+        if streams is not None or chunked:
+            raise ValueError(
+                f"{type(estimator).__name__} needs one stream, one step at a time, got streams={streams}, "
+                f"chunked={chunked}: leave both out."
+            )
+        estimator.check(model)
+        return estimator
 
     # Public calls.
 
@@ -168,6 +188,10 @@ class Learner:
 
         Raises `TypeError` for a model that cannot grow, `ValueError` within a window of `update_every` steps."""
         memory, rule = st.memory, self._rule
+        if memory.estimate != ():
+            raise TypeError(
+                f"A learner with {type(rule.estimator).__name__} cannot grow: its noise has the old shapes."
+            )
         if rule.update_every > 1 and int(memory.phase):
             raise ValueError(f"grow between windows of update_every={rule.update_every} steps: now is within one.")
         model = self.model(st)

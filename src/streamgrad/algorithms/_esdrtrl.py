@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -45,7 +46,8 @@ class ESDRTRL(Online):
         return self
 
     def init(self, core: Any, state, *, key):
-        del key
+        del state, key
+        state = jnp.zeros((core.entries, core.units), core.dtype)
         x = jnp.zeros(self._in_size(core))
         sources = jax.tree.map(jnp.zeros_like, wide(core.sources(state, x)))
         return sources, jnp.zeros((core.entries, core.gates, core.units), trace_dtype(core.dtype))
@@ -78,8 +80,9 @@ class ESDRTRL(Online):
         return None, eqx.tree_at(lambda bank: bank.weights, core, weigh(core, by_drive, inputs))
 
     def traits(self, core: Any):
-        sizes = core.units * (core.entries * core.gates + 1) + self._in_size(core) + 1
-        return traits(
+        sources, drives = eqx.filter_eval_shape(lambda core: self.init(core, None, key=jax.random.key(0)), core)
+        sizes = drives.size + sum(source.size for source in sources.values())
+        found = traits(
             core,
             bias="biased",
             reason="the past of inputs and of units is smoothed apart, and links between units are left out",
@@ -89,3 +92,5 @@ class ESDRTRL(Online):
             layout="one trace per input and one per drive",
             reference="Wang et al. 2024",
         )
+        of = lambda leaf: leaf.size * leaf.dtype.itemsize  # under a complex state the inputs stay real
+        return dataclasses.replace(found, bytes=of(drives) + sum(map(of, sources.values())))

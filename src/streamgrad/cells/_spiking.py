@@ -23,14 +23,19 @@ def _spike_jvp(primals, tangents):
     return spike(v), 0.3 * jnp.maximum(0, 1 - jnp.abs(v)) * dv
 
 
+def _reset(z, detached):
+    return jax.lax.stop_gradient(z) if detached else z
+
+
 @dataclasses.dataclass(frozen=True)
 class _LIF:
     decay: float
     threshold: float
+    detach_reset: bool
 
     def __call__(self, state, drives):
         (v, z), (i,) = state, drives
-        v = self.decay * v + i - z * self.threshold
+        v = self.decay * v + i - _reset(z, self.detach_reset) * self.threshold
         return v, spike((v - self.threshold) / self.threshold)
 
 
@@ -40,11 +45,12 @@ class _ALIF:
     threshold: float
     adaptation_decay: float
     adaptation: float
+    detach_reset: bool
 
     def __call__(self, state, drives):
         (v, b, z), (i,) = state, drives
         b = self.adaptation_decay * b + z
-        v = self.decay * v + i - z * self.threshold
+        v = self.decay * v + i - _reset(z, self.detach_reset) * self.threshold
         return v, b, spike((v - self.threshold - self.adaptation * b) / self.threshold)
 
 
@@ -52,26 +58,30 @@ class LIF(UnitCell):
     r"""Leaky integrate-and-fire: v' = α v + W_x x + W_h z + b - z ϑ, z' = H(v' - ϑ).
 
     The step H has the pseudo-derivative of `spike`; "exact" below means exact for that derivative.
-    `decay` is α, `threshold` ϑ. State (v, z) as (2, units); output and signal to other units: z.
+    `decay` is α, `threshold` ϑ; with `detach_reset` no gradient passes through the reset - z ϑ. State (v, z) as
+    (2, units); output and signal to other units: z.
 
     Reference: Bellec et al., 2020 (e-prop).
     """
 
     decay: float = eqx.field(static=True)
     threshold: float = eqx.field(static=True)
+    detach_reset: bool = eqx.field(static=True)
 
     hears_x = hears_h = biased = (0,)
     entries = 2
     emits = 1
 
-    def __init__(self, in_size, units, *, decay: float = 0.9, threshold: float = 1.0, **options):
+    def __init__(
+        self, in_size, units, *, decay: float = 0.9, threshold: float = 1.0, detach_reset: bool = False, **options
+    ):
         _check_neuron(decay=decay, threshold=threshold)
         super().__init__(in_size, units, **options)
-        self.decay, self.threshold = float(decay), float(threshold)
+        self.decay, self.threshold, self.detach_reset = float(decay), float(threshold), detach_reset
 
     @property
     def unit(self):
-        return _LIF(self.decay, self.threshold)
+        return _LIF(self.decay, self.threshold, self.detach_reset)
 
 
 class ALIF(UnitCell):
@@ -86,6 +96,7 @@ class ALIF(UnitCell):
     threshold: float = eqx.field(static=True)
     adaptation_decay: float = eqx.field(static=True)
     adaptation: float = eqx.field(static=True)
+    detach_reset: bool = eqx.field(static=True)
 
     hears_x = hears_h = biased = (0,)
     entries = 3
@@ -100,16 +111,17 @@ class ALIF(UnitCell):
         threshold: float = 1.0,
         adaptation_decay: float = 0.99,
         adaptation: float = 0.1,
+        detach_reset: bool = False,
         **options,
     ):
         _check_neuron(decay=decay, threshold=threshold, adaptation_decay=adaptation_decay)
         super().__init__(in_size, units, **options)
-        self.decay, self.threshold = float(decay), float(threshold)
+        self.decay, self.threshold, self.detach_reset = float(decay), float(threshold), detach_reset
         self.adaptation_decay, self.adaptation = float(adaptation_decay), float(adaptation)
 
     @property
     def unit(self):
-        return _ALIF(self.decay, self.threshold, self.adaptation_decay, self.adaptation)
+        return _ALIF(self.decay, self.threshold, self.adaptation_decay, self.adaptation, self.detach_reset)
 
 
 def _check_neuron(*, threshold, **decays):

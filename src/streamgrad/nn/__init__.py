@@ -8,6 +8,7 @@ from ._dropout import Dropout as Dropout
 from ._fixed import Fixed as Fixed
 from ._gated import GatedLinear as GatedLinear
 from ._lags import Lags as Lags
+from ._low_pass import LowPass as LowPass
 from ._normalise import (
     Moments as Moments,
     Normalise as Normalise,
