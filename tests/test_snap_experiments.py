@@ -102,7 +102,7 @@ def test_the_gradient_of_a_sequence_is_that_through_time(learning):
     tokens = drawn(state, 0)
     plain = lambda parameters: bits(made.model(parameters), jnp.zeros((1, 4)), tokens)
     loss, gradient = jax.jit(jax.value_and_grad(plain))(before)
-    state, said = made.run(state, 1.0, 5, 5)
+    state, said = made.run(state, 1.0, 5)
     moved = jax.tree.map(lambda old, new: old - new[0], before, state.parameters)
     np.testing.assert_allclose(said[0], loss, rtol=1e-6)
     np.testing.assert_allclose(ravel_pytree(moved)[0], ravel_pytree(gradient)[0], atol=1e-10)
@@ -114,7 +114,7 @@ def test_updates_at_every_token_are_those_of_the_learner():
     state = made.start(jnp.arange(1, dtype=jnp.uint32))
     model = made.model(jax.tree.map(lambda leaf: jnp.array(leaf[0], copy=True), state.parameters))
     tokens = drawn(state, 0)
-    state, _ = made.run(state, 0.5, 5, 5)
+    state, _ = made.run(state, 0.5, 5)
     learner = sg.Learner(
         model, optax.sgd(0.5), loss=lambda y, c: sg.losses.cross_entropy(y, c) / math.log(2), streams=2
     )

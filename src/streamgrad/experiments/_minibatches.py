@@ -66,12 +66,12 @@ class Crowd:
         options = compiler_options(batched=True)
         run = self._sequences if self.whole else self._tokens
         self.start = jax.jit(jax.vmap(self._start))
-        self._run = jax.jit(run, static_argnums=2, donate_argnums=0, compiler_options=options)
+        self._run = jax.jit(run, donate_argnums=0, compiler_options=options)
 
-    def run(self, state: State, rate: float, stop: int, tokens: int) -> tuple[State, np.ndarray]:
-        """`tokens` more tokens of every sequence, up to `stop` in all: the state after them, and the mean bits a
-        character of each seed on the way, before each update."""
-        state, said = self._run(state, (jnp.asarray(rate), jnp.asarray(stop, jnp.int32)), tokens)
+    def run(self, state: State, rate: float, stop: int) -> tuple[State, np.ndarray]:
+        """On, until so many tokens of a sequence were seen: the state then, and the mean bits a character of each seed
+        on the way, before each update."""
+        state, said = self._run(state, jnp.asarray(rate), jnp.asarray(stop, jnp.int32))
         bits, characters = np.asarray(said).T
         return state, bits / np.maximum(characters, 1)
 
@@ -107,17 +107,13 @@ class Crowd:
 
     # Token by token: the gradient is in the traces.
 
-    def _tokens(self, state: State, now, tokens: int):
-        rate, _ = now
-        sums = jnp.zeros((len(state.level), 2))
-
-        def body(both, _):
+    def _tokens(self, state: State, rate, stop):
+        def body(_, both):
             state, sums = both
             state, said = jax.vmap(self._token, in_axes=(0, None))(state, rate)
-            return (state, sums + said), None
+            return state, sums + said
 
-        (state, sums), _ = jax.lax.scan(body, (state, sums), None, length=tokens)
-        return state, sums
+        return jax.lax.fori_loop(state.seen[0], stop, body, (state, jnp.zeros((len(state.seen), 2))))
 
     def _token(self, state: State, rate):
         key = jax.random.fold_in(state.key, state.count)
@@ -156,10 +152,7 @@ class Crowd:
             times.insert(0, -(-times[0] // 2))
         return times
 
-    def _sequences(self, state: State, now, tokens: int):
-        del tokens
-        rate, stop = now
-
+    def _sequences(self, state: State, rate, stop):
         def one(state: State):
             def body(both):
                 state, sums = both
@@ -235,7 +228,7 @@ def train(
         look(0)
     for begin in range(first // batch, steps, stride):
         stop = min(begin + stride, steps)
-        state, bits = crowd.run(state, rate, stop, stop - begin)
+        state, bits = crowd.run(state, rate, stop)
         recorder.progress(stop, steps, f"{bits.mean():.3f} bits a character")
         last = stop == steps
         if tuning and not last:

@@ -42,16 +42,16 @@ class Settings:
         "dense-64 RFLO",
         "dense-64 UORO",
         "dense-64 Frozen",
-        "sparse-128-8 BPTT",
-        "sparse-128-8 SnAp-1",
-        "sparse-128-8 SnAp-2",
+        "sparse-128-4 BPTT",
+        "sparse-128-4 SnAp-1",
+        "sparse-128-4 SnAp-2",
         "dense-16 RTRL",
         "dense-16 BPTT",
     )
     """A network (dense-N, or sparse-N-K: N units with links from K) and its algorithm."""
     cell: Literal["vanilla", "gru", "lstm"] = "gru"
     """The recurrent cell; the gates of a unit share their links."""
-    embedding: int = 32
+    embedding: int = 16
     """Numbers that stand for a character."""
     hidden: int = 256
     """Units of the readout's hidden layer, rectified."""
@@ -59,11 +59,11 @@ class Settings:
     """sequence: one update a crop; token: at every character."""
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     """Learning rates of Adam to choose from, half-decades, for every learner by short runs."""
-    tuning_characters: int = 131_072
+    tuning_characters: int = 65_536
     """Their length; as many seeds as those that count, and none of them."""
     seeds: int = 3
     """Repetitions: other weights, other crops, run together."""
-    characters: int = 1_048_576
+    characters: int = 786_432
     """Characters seen, in all crops."""
     every: int = 131_072
     """Characters between two looks at the validation part."""

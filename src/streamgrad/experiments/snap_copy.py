@@ -49,7 +49,7 @@ class Settings:
     """Their length; as many seeds as those that count, and none of them."""
     seeds: int = 3
     """Repetitions: other weights, other strings, run together."""
-    tokens: int = 512_000
+    tokens: int = 768_000
     """Data-time: tokens seen, in all sequences of a minibatch."""
     every: int = 16_000
     """Tokens between two rows of results."""
