@@ -15,6 +15,7 @@ from oracles import assert_no_silent_parameter, assert_same, distance, named
 
 import streamgrad as sg
 from streamgrad.experiments import columns_gradient
+from streamgrad.influence._in_turn import linearise_in_turn
 
 KEY = jax.random.key(0)
 cells, wiring = sg.cells, sg.wiring
@@ -499,3 +500,35 @@ def test_units_that_are_not_apart_are_refused():
     seen = lambda params, state, x: state
     with pytest.raises(ValueError, match="still depends on the old state of another one"):
         sg.cells.Function(neighbour, {"u": jnp.ones(3)}, jnp.zeros(3), in_size=1, pattern="dense", seen=seen)
+
+
+# Entries of a state, one after another.
+
+IN_TURN = {
+    "lstm": lambda: cells.LSTM(IN, UNITS, wiring=wiring.Columns(), key=KEY),
+    "gru": lambda: cells.GRU(IN, UNITS, wiring=wiring.Columns(), key=KEY),
+    "alif": lambda: cells.ALIF(IN, UNITS, wiring=wiring.Columns(), key=KEY),
+}
+
+
+@pytest.mark.parametrize("name", IN_TURN)
+def test_entries_in_turn_chain_to_the_whole_step(name):
+    cell = filled(IN_TURN[name])
+    core, state, x = cell.core(), filled(cell.init_state), jnp.ones(IN)
+    whole, turn = core.linearise(state, x), linearise_in_turn(core, state, x)
+    np.testing.assert_allclose(turn.state, whole.state, atol=1e-14)
+    number = lambda value: jnp.zeros(UNITS) if value is None else value
+    for rows, by_turn in ((whole.own, turn.own), (whole.drive, turn.drive)):
+        chained = []
+        for a, row in enumerate(by_turn):
+            through = lambda k, a=a: sum(number(turn.earlier[a][b]) * chained[b][k] for b in range(a))  # noqa: B023
+            chained.append([number(value) + through(k) for k, value in enumerate(row)])
+            np.testing.assert_allclose(chained[a], [number(value) for value in rows[a]], atol=1e-14)
+
+
+def test_the_output_of_an_lstm_is_made_of_its_new_cell():
+    cell = filled(IN_TURN["lstm"])
+    turn = linearise_in_turn(cell.core(), filled(cell.init_state), jnp.ones(IN))
+    assert [value is not None for value in turn.earlier[1]] == [True]
+    assert [value is not None for value in turn.own[1]] == [False, False]
+    assert [value is not None for value in turn.drive[1]] == [False, False, False, True]

@@ -12,6 +12,8 @@ from columnar_reference import Reference, Settings
 
 import streamgrad as sg
 from streamgrad import checkpoint
+from streamgrad._order import computed
+from streamgrad.td._compiled import Compiled
 
 KEY = jax.random.key(0)
 NAN = np.nan
@@ -781,3 +783,32 @@ def test_a_return_of_a_wrong_shape_or_discount_is_refused():
     with pytest.raises((ValueError, TypeError), match="predictions"):
         judge(judge.init(predictions=2), jnp.ones((3, 2)), jnp.ones((3, 1)))
     assert sg.td.TrueReturn(0.0).horizon == 1
+
+
+# How it is compiled.
+
+
+@pytest.mark.parametrize("size", [2, 5000])
+def test_a_loop_that_refuses_an_order_does_without(size):
+    def run(static, arrays, steps):
+        def one(a, x):
+            a = computed(a + static * x)
+            return a, a.sum()
+
+        return jax.lax.scan(one, arrays, steps)
+
+    compiled, steps = Compiled(run, batched=False), np.arange(4.0)
+    for _ in range(2):
+        last, sums = compiled(3, jnp.zeros(size), steps)
+        assert_close((last, sums), (np.full(size, 18.0), size * 3 * np.cumsum(steps)))
+
+
+def test_an_error_of_a_running_program_is_raised():
+    def stop(x):
+        raise ValueError("stop here")
+
+    def run(static, arrays, steps):
+        return arrays + 1, jax.pure_callback(stop, jax.ShapeDtypeStruct((), steps.dtype), steps)
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="stop here"):
+        jax.block_until_ready(Compiled(run, batched=False)(0, jnp.zeros(3), jnp.ones(())))

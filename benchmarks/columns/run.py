@@ -308,7 +308,10 @@ def main() -> None:
         "machine": platform.machine(),
         "pinned": core is not None,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "compiler_options": {"columns": sg.compiler_options(), "seeds": sg.compiler_options(batched=True)},
+        "compiler_options": {
+            "columns": sg.compiler_options() | sg.td.KEEP_ORDER,
+            "seeds": sg.compiler_options(batched=True) | sg.td.KEEP_ORDER,
+        },
         "compiler": version,
         "compiler_flags": " ".join(FLAGS),
         "rounds": 2 if options.quick else options.rounds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import equinox as eqx
@@ -65,7 +66,9 @@ class Seeds:
             state, out = run(eqx.combine(arrays, static), xs, cumulants)
             return eqx.filter(state, eqx.is_array), out.prediction[..., 0]
 
-        options = sg.compiler_options(batched=True)
+        # A loop that XLA compiles in one piece (`--whole-loops`) refuses to keep the order of its parts.
+        pieces = "small_while_loop" not in os.environ.get("XLA_FLAGS", "")
+        options = sg.compiler_options(batched=True) | (sg.td.KEEP_ORDER if pieces else {})
         self.compiled = jax.jit(together, donate_argnums=0, compiler_options=options)
 
     def run(self, xs: np.ndarray, cumulants: np.ndarray) -> jax.Array:

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from .._dtypes import real_factor, trace_dtype
+from .._order import computed
 from ..cells import Bank, Link
+from ._in_turn import linearise_in_turn
 from ._layout import Layout
 from ._materialise import WORTH_SHIELDING, materialise
 
@@ -22,8 +24,9 @@ class Local(Layout[Bank]):
 
         J[a] <- sum_b D[a, b] J[b] + K[a, g] q
 
-    with D the unit's own block of the dynamics, its link to itself included. Exact when no unit reads
-    another one. `trace[l][a]` belongs to link l and entry a.
+    with D the unit's own block of the dynamics, its link to itself included. Where a new entry is made of one before it
+    (an LSTM's h' = o tanh c'), J[a] takes that one's new J instead of all the old ones that it was made of. Exact when
+    no unit reads another one. `trace[l][a]` belongs to link l and entry a.
 
     `only`: names of the links that have traces, None for all; the gradient of the others is left zero.
     """
@@ -40,10 +43,10 @@ class Local(Layout[Bank]):
         return tuple(tuple(zero(weights) for _ in range(core.entries)) if kept else () for weights, kept in pairs)
 
     def advance(self, core, trace, state, x):
-        step = core.linearise(state, x)
-        within, by_drive = self.within(core, step), step.drive
+        step = linearise_in_turn(core, state, x)
+        earlier, within, by_drive = step.earlier, self.within(core, step), step.drive
         if sum(weights.size for weights in core.weights) >= WORTH_SHIELDING:
-            within, by_drive = materialise((within, by_drive))
+            earlier, within, by_drive = materialise((earlier, within, by_drive))
         new = []
         for link, old, q in zip(core.links, trace, step.inputs, strict=True):
             if old == ():
@@ -51,7 +54,9 @@ class Local(Layout[Bank]):
                 continue
             dtype, rows = old[0].dtype, []
             for a in range(core.entries):
-                terms = [_times(d.astype(dtype), j) for d, j in zip(within[a], old, strict=True) if d is not None]
+                rows = computed(rows)  # in the place of old ones that are read no more
+                pairs = (*zip(earlier[a], rows, strict=True), *zip(within[a], old, strict=True))
+                terms = [_times(d.astype(dtype), j) for d, j in pairs if d is not None]
                 if (k := gates(by_drive[a], link)) is not None:
                     terms.append(_times(k.astype(dtype), q.astype(dtype if jnp.iscomplexobj(q) else old[0].real.dtype)))
                 rows.append(sum(terms[1:], terms[0]) if terms else jnp.zeros_like(old[a]))
@@ -80,6 +85,9 @@ class Local(Layout[Bank]):
                 grads.append(jnp.zeros_like(weights))
                 continue
             terms = [delta.astype(row.dtype) * row for delta, row in zip(cotangent, rows, strict=True)]
+            if core.entries > 1:
+                # XLA leaves out the trace of an entry that no output shows, whose cotangent it knows to be zero.
+                terms = [jnp.where(delta == 0, 0, term) for delta, term in zip(cotangent, terms, strict=True)]
             grad = sum(terms[1:], terms[0])
             grads.append(grad.astype(weights.dtype))
         return eqx.tree_at(lambda bank: bank.weights, core, tuple(grads))

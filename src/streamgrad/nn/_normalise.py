@@ -82,7 +82,8 @@ class Normalise(eqx.Module):
         scaled = (jnp.where(there, x, 0).astype(self.dtype) - moments.mean) * jax.lax.rsqrt(
             jnp.maximum(moments.variance, self.floor)
         )
-        return moments, jnp.where(there, jnp.clip(scaled, -self.clip, self.clip), 0)
+        clipped = jnp.clip(scaled, -self.clip, self.clip) if np.isfinite(self.clip) else scaled
+        return moments, jnp.where(there, clipped, 0)
 
     def widen(self, carry: Moments, size: int) -> tuple[Normalise, Moments]:
         """The layer for an input that has grown; the new entries, at the end, begin without a value seen."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,14 +14,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
-from .._compile import compiler_options
 from .._growth import grown, overlaid
 from .._memory import finite_by_stream, is_algorithm, untrained
+from .._order import computed
 from .._select import select_bits
 from ..cells._cell import check_sizes
 from ..nn import Sequential, due, restarted
 from ..readout import Readout
 from ._checks import check_share
+from ._compiled import Compiled
 
 #: Steps of `run` after which it is seen whether all is finite.
 STRETCH = 32
@@ -138,9 +138,8 @@ class TDLambda:
         check_sizes(predictions=predictions)
         self._model, self._optimiser, self.predictions, self.streams = model, optimiser, predictions, streams
         self.gamma, self.lam = _shares("gamma", gamma, predictions), _shares("lam", lam, predictions)
-        options = compiler_options(batched=streams is not None)
-        compiled = functools.partial(jax.jit, static_argnums=0, donate_argnums=1, compiler_options=options)
-        self._step, self._run = compiled(self._one), compiled(self._many)
+        batched = streams is not None
+        self._step, self._run = Compiled(self._one, batched=batched), Compiled(self._many, batched=batched)
         self._checked: set = set()
         self._ask = jax.jit(self._prediction, static_argnums=0)
 
@@ -246,12 +245,14 @@ class TDLambda:
         gradient = jax.tree.map(lambda e, own: -self._credited(e, error, own, over), st.trace, own)
         with jax.numpy_dtype_promotion("standard"):  # Optax mixes precisions, also where the user forbids it
             updates, optimiser = self._optimise(st.model).update(gradient, st.optimiser, parameters)
-        choose = select_bits(learned.any())
-        parameters = jax.tree.map(choose, eqx.apply_updates(parameters, updates), parameters)
-        optimiser = jax.tree.map(choose, optimiser, st.optimiser)
-
+        # In place: the weights, then the optimiser's state, which they have read, then the traces, which both have.
+        use, decay = learned.any(), gamma * lam
+        parameters = jax.tree.map(select_bits(use), eqx.apply_updates(parameters, updates), parameters)
+        parameters, use = computed((parameters, use))
+        optimiser = jax.tree.map(select_bits(use), optimiser, st.optimiser)
+        parameters, optimiser, decay = computed((parameters, optimiser, decay))
         # At a reset γ is 0, and the traces start anew.
-        trace = jax.tree.map(lambda e, slope: self._by_row(gamma * lam, e) * e + slope, st.trace, by_parameter)
+        trace = jax.tree.map(lambda e, slope: self._by_row(decay, e) * e + slope, st.trace, by_parameter)
         low, high = st.count
         low = low + 1
         new = TDState(

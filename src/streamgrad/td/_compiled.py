@@ -1,0 +1,37 @@
+"""How the loops of a learner are compiled."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from .._compile import compiler_options
+from .._order import KEEP_ORDER
+
+
+class Compiled:
+    """`function(static, arrays, steps)`, compiled; `arrays` are consumed, and returned changed as the first result.
+
+    On CPUs with the order that `computed` gives, so that no large array is copied. A loop that XLA compiles in one
+    piece does not take it (a tiny one, or any with `xla_cpu_small_while_loop_byte_threshold`), and does without.
+    """
+
+    def __init__(self, function: Callable, *, batched: bool):
+        options = compiler_options(batched=batched)
+        compiled = functools.partial(jax.jit, function, static_argnums=0, donate_argnums=1)
+        self._usual = compiled(compiler_options=options)
+        self._ordered = compiled(compiler_options=options | KEEP_ORDER)
+        self._takes_order = jax.default_backend() == "cpu"
+
+    def __call__(self, static: Any, arrays: Any, steps: Any) -> Any:
+        if self._takes_order:
+            try:
+                return self._ordered(static, arrays, steps)
+            except jax.errors.JaxRuntimeError:
+                if any(leaf.is_deleted() for leaf in jax.tree.leaves(arrays)):  # it was compiled, and failed later
+                    raise
+                self._takes_order = False
+        return self._usual(static, arrays, steps)
