@@ -203,10 +203,12 @@ def train(
     every: int,
     measure: Callable[[State, np.ndarray], dict[str, Any]],
     probe: Callable[[State], dict[str, dict[str, Any]]] | None = None,
+    streams: tuple[str, ...] = ("stream",),
     tuning: bool = False,
 ) -> None:
     """Train every seed on so many tokens, a row of `measure(state, bits)` after each `every`, and resumably.
 
+    Rows stand in the splits `streams`, the last one in "end", too.
     The value "loss" of a measure is what rates are chosen by: written by tuning runs, alone and at their end.
     `probe(state) -> {credit: {name: values}}` is written with each row as the split "influence", and at the start."""
     batch = crowd.task.batch
@@ -238,8 +240,9 @@ def train(
         if tuning:
             write("tuning", stop, {"loss": loss}, True)
             continue
-        write("stream", stop, values, False)
-        look(stop)
+        for split in streams:
+            write(split, stop, values, False)
         if last:
             write("end", stop, values, True)
+        look(stop)
         recorder.save(state, stop * batch)

@@ -88,15 +88,16 @@ def _crowd(kind: str, network: str, learning: str, task: CopyCurriculum, update:
 
 def run(settings: Settings, variant: dict[str, Any], tuning: bool, recorder: Recorder) -> None:
     """One trial, all seeds."""
-    names = (variant["cell"], variant["network"], variant["learning"])
+    kind, network, update, learning = (variant[key] for key in ("cell", "network", "update", "learning"))
     train(
-        _crowd(*names, settings.task, variant["update"]),
+        _crowd(kind, network, learning, settings.task, update),
         [seed + TUNING_SEED * tuning for seed in range(settings.seeds)],
         variant["rate"],
         recorder,
         tokens=settings.tuning_tokens if tuning else settings.tokens,
         every=settings.every,
         measure=lambda state, bits: {"length": state.level, "bits": bits, "loss": bits - np.asarray(state.level)},
+        streams=settings.updates if learning == "BPTT" else (update,),  # it stands beside the others in every figure
         tuning=tuning,
     )
 
@@ -119,10 +120,11 @@ def _trials(settings: Settings, rows: list[Row]) -> Iterator[Trial]:
 def _views(settings: Settings) -> list[dict[str, Any]]:
     keys = ["cell", "network", "update", "learning"]
     end = {"view": "table", "title": f"Length reached after {settings.tokens:,} tokens", "rows": [*keys, "rate"]}
-    curves = {"view": "curves", "metric": "length", "by": ["update", "learning"], "split": "stream"}
+    curves = {"view": "curves", "metric": "length", "by": ["learning"]}
+    titles = {"token": "updates at every token, BPTT's at the end of a sequence", "sequence": "one update a sequence"}
     return [
         {**end, "metrics": ["length", "bits"], "split": "end"},
-        {**curves, "title": "Length reached, by tokens seen"},
+        *({**curves, "title": f"Length reached: {titles[update]}", "split": update} for update in settings.updates),
         *tuning_views(settings.rates, f"{settings.tuning_tokens:,} tokens", keys),
     ]
 
