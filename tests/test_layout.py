@@ -36,8 +36,9 @@ LAYERS = [
         "meta",
         "explain",
         "check",
+        "estimators",
     },
-    {"bench", "data", "checkpoint", "tasks", "experiments"},
+    {"bench", "compare", "data", "checkpoint", "tasks", "experiments"},
     {"cli", "report"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
@@ -51,7 +52,7 @@ HEAVY = {
 
 PUBLIC = {
     "": """cells wiring nn losses Recurrent Learner Readout RTRL SnAp TBPTT BPTT Spatial Frozen
-           explain check_gradients inference""",
+           explain check_gradients inference compare PES ForwardGradient UORO KFRTRL OK RFLO EProp DNI KeRNL DODGE""",
     "cells": """Vanilla GRU LSTM LeakyRNN IndRNN MinGRU LRU RTU LIF ALIF LinearRNN Chain Function""",
     "wiring": "Dense Sparse Blocks Columns",
     "losses": "mse",
@@ -60,7 +61,10 @@ PUBLIC = {
 }
 NAMES = [(space, name) for space, names in PUBLIC.items() for name in names.split()]
 CELLS = set(PUBLIC["cells"].split())
-ALGORITHMS = {"RTRL", "SnAp", "TBPTT", "BPTT", "Spatial", "Frozen"}
+ALGORITHMS = {
+    *("RTRL", "SnAp", "TBPTT", "BPTT", "Spatial", "Frozen", "UORO", "KFRTRL", "OK", "RFLO", "EProp", "DNI", "KeRNL"),
+    *("DODGE", "ESDRTRL", "MDGL", "ModProp", "RandomK", "Sketched"),
+}
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())

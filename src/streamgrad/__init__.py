@@ -35,6 +35,7 @@ from .algorithms import (
     Spatial as Spatial,
 )
 from .check import check_gradients as check_gradients
+from .compare import compare as compare
 from .estimators import PES as PES, ForwardGradient as ForwardGradient
 from .explain import explain as explain
 from .learner import Learner as Learner

@@ -35,11 +35,11 @@ class Memory(NamedTuple):
     """Everything a learner knows, as one pytree.
 
     `model`: the arrays of the model; `carry`: of the learning copy; `optimiser`: its state;
-    `estimate`: what an estimator keeps; `gradient`: the sum so far of `update_every` steps; `window`: past steps, under BPTT; `pending`: inputs,
+    `gradient`: the sum so far of `update_every` steps; `window`: past steps, under BPTT; `pending`: inputs,
     resets and predictions that wait for their targets, and the serving copy's carry; `broken`: streams whose
     carry holds something that is not finite, to be reset at the next step; `skipped`: updates left out for that
     reason; `key`: of fresh carries; `steps`: how many were taken, in two words, low first (a long stream has more
-    than one word counts); `phase`: the place within `update_every` steps.
+    than one word counts); `phase`: the place within `update_every` steps; `estimate`: what an estimator keeps.
     """
 
     model: PyTree

@@ -10,6 +10,7 @@ from ._kernl import KeRNL as KeRNL
 from ._kfrtrl import KFRTRL as KFRTRL
 from ._mdgl import MDGL as MDGL
 from ._modprop import ModProp as ModProp
+from ._named import NAMED as NAMED, algorithm as algorithm
 from ._ok import OK as OK
 from ._random_k import RandomK as RandomK
 from ._rflo import RFLO as RFLO

@@ -100,7 +100,7 @@ class DNI(Online):
 
     def traits(self, core):
         rows, features = self._bound().shape
-        return traits(
+        found = traits(
             core,
             bias="biased",
             reason="a learned guess stands for the gradient of all that follows",
@@ -111,6 +111,9 @@ class DNI(Online):
             layout="a slow copy of the guess, and the features of the last step",
             reference="Jaderberg et al. 2017, arXiv 1608.05343",
         )
+        return dataclasses.replace(
+            found, bytes=found.kept * self._bound().dtype.itemsize
+        )  # real, also of complex states
 
 
 def cotangent_to_rows(cotangent):

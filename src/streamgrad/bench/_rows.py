@@ -17,7 +17,7 @@ from ..learner import Learner
 from ..readout import Readout
 from ..recurrent import Recurrent
 from ..wiring import Columns, Sparse
-from . import _deep as deep, _programs as programs
+from . import _deep as deep, _programs as programs, _scaling as scaling
 from ._bytes import counts
 from ._timing import Program, interleaved
 
@@ -253,4 +253,21 @@ ROWS = {
         lambda steps: deep.states(128, steps),
         _sequential_over_associative, "sequential over associative, the worse batch", 1.0, 0.5, steps=1024,
     ),
+    **{
+        f"growth-{name}": Row(
+            f"{type(algorithm).__name__} + SGD, how a step grows", f"{kind.__name__} 32 -> 64 to 1024",
+            scaling.by_size(algorithm, kind), scaling.slope(kind), "slope of log time over log parameters", aim, 1.0,
+            steps=1024,
+        )
+        for name, (algorithm, kind, aim) in scaling.SLOPES.items()
+    },
+    **{
+        f"batch-{name}": Row(
+            f"{type(algorithm).__name__} + SGD, a batch of streams", "GRU 32 -> 128, 16 streams",
+            scaling.by_batch(algorithm), scaling.ratio, "times the step of one stream", 20.0, 16.0, steps=steps,
+        )
+        for name, (algorithm, _, _), steps in [
+            (name, row, 64 if name == "kf-rtrl" else 512) for name, row in scaling.SLOPES.items()
+        ]
+    },
 }  # fmt: skip

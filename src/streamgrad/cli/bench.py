@@ -35,7 +35,12 @@ class Options:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the rows, print a table, write JSON."""
+    """Run the rows, print a table, write JSON. `bench algorithms` is a command of its own."""
+    if arguments[:1] == ["algorithms"]:
+        _pin()
+        from .compare import main as compare
+
+        return compare(arguments[1:])
     options = tyro.cli(Options, args=arguments, prog="streamgrad bench")
     core = _pin()
     if options.multi_output:

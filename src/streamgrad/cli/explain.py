@@ -22,12 +22,8 @@ class Options:
     """The number of units."""
     density: float | None = None
     """Sparse recurrent wiring with this share of the links, a pattern of its own for each gate."""
-    algorithm: Literal["SnAp", "RTRL", "TBPTT", "BPTT", "Spatial", "Frozen"] = "SnAp"
-    """The algorithm."""
-    n: int = 1
-    """The order of SnAp."""
-    window: int = 16
-    """The window of TBPTT."""
+    algorithm: str = "snap-1"
+    """The algorithm: snap-1, snap-2, ..., rtrl, uoro, kfrtrl, ok-2, rflo, eprop, dni, tbptt-16, bptt, frozen, ..."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,13 +33,12 @@ def main(arguments: Sequence[str]) -> int:
 
     import streamgrad as sg
 
-    given = {"SnAp": {"n": options.n}, "TBPTT": {"window": options.window}}.get(options.algorithm, {})
     try:
         wiring = {} if options.density is None else {"wiring": sg.wiring.Sparse(density=options.density)}
         if wiring and options.cell in ("LRU", "RTU"):
             raise ValueError(f"{options.cell} has no links between units: leave --density out.")
         cell = getattr(sg.cells, options.cell)(options.in_size, options.units, key=jax.random.key(0), **wiring)
-        layer = sg.Recurrent(cell, getattr(sg, options.algorithm)(**given))
+        layer = sg.Recurrent(cell, sg.algorithms.algorithm(options.algorithm))
     except (ValueError, TypeError) as error:
         print(f"streamgrad explain: {error}", file=sys.stderr)
         return 2

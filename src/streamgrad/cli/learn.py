@@ -43,7 +43,7 @@ class Options:
     units: int = 32
     """Units of the cell."""
     algorithm: str = "snap-1"
-    """How the cell learns through time: rtrl, snap-1, snap-2, ..., tbptt-1, spatial, frozen."""
+    """How the cell learns through time: snap-1, snap-2, ..., rtrl, uoro, ok-2, rflo, eprop, tbptt-8, frozen, ..."""
     lags: int = 32
     """Newest values of the target that the readout (and RLS on lags) sees directly."""
     learning_rate: float = 1e-3

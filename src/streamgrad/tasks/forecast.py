@@ -7,7 +7,6 @@ hard to beat with what is linear in the lags; the net adds what is not, and what
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import equinox as eqx
@@ -46,21 +45,6 @@ def make_cell(name: str, in_size: int, units: int, *, key: PRNGKeyArray) -> tupl
     cell = kinds[name](in_size, units, key=key)
     out = jax.eval_shape(lambda: cell.output(cell.init_state(), jnp.zeros(in_size)))
     return cell, out.shape[0]
-
-
-def make_algorithm(name: str) -> Any:
-    """An algorithm by name: rtrl, spatial, frozen, snap-N, tbptt-N."""
-    plain = {"rtrl": sg.RTRL, "spatial": sg.Spatial, "frozen": sg.Frozen}
-    if name in plain:
-        return plain[name]()
-    match = re.fullmatch(r"(snap|tbptt)-([1-9]\d*)", name)
-    if not match:
-        raise ValueError(
-            f"there is no algorithm {name!r}; there are {', '.join(plain)}, snap-N (snap-1 is the "
-            "usual one) and tbptt-N."
-        )
-    n = int(match[2])
-    return sg.SnAp(n=n) if match[1] == "snap" else sg.TBPTT(n)
 
 
 class Model(eqx.Module):
@@ -117,7 +101,7 @@ class Forecaster:
         forgetting: float = 0.999,
         seed: int = 0,
     ):
-        rule = make_algorithm(algorithm)
+        rule = sg.algorithms.algorithm(algorithm)
         optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate / horizon))
         self._dtype = np.dtype(jnp.result_type(float))
         like = (np.zeros(size, self._dtype), np.zeros(1, self._dtype))

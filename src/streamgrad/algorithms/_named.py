@@ -1,0 +1,65 @@
+"""Algorithms by name, for command lines and settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from ._algorithm import Algorithm
+from ._bptt import BPTT
+from ._dni import DNI
+from ._dodge import DODGE
+from ._eprop import EProp
+from ._esdrtrl import ESDRTRL
+from ._kernl import KeRNL
+from ._kfrtrl import KFRTRL
+from ._mdgl import MDGL
+from ._modprop import ModProp
+from ._ok import OK
+from ._random_k import RandomK
+from ._rflo import RFLO
+from ._rtrl import RTRL
+from ._sketched import Sketched
+from ._snap import SnAp
+from ._spatial import Frozen, Spatial
+from ._tbptt import TBPTT
+from ._uoro import UORO
+
+#: All algorithms, in the order of a comparison; those with a number take it behind a hyphen. A new one is a row.
+NAMED: dict[str, Callable[..., Algorithm]] = {
+    "RTRL": RTRL,
+    "SnAp-1": SnAp,
+    "SnAp-2": lambda: SnAp(2),
+    "RandomK-4": RandomK,
+    "Sketched-4": Sketched,
+    "OK-2": OK,
+    "KFRTRL": KFRTRL,
+    "UORO": UORO,
+    "DODGE": DODGE,
+    "RFLO": RFLO,
+    "EProp": EProp,
+    "MDGL": MDGL,
+    "ModProp": ModProp,
+    "KeRNL": KeRNL,
+    "DNI": DNI,
+    "ESDRTRL": ESDRTRL,
+    "TBPTT-8": lambda: TBPTT(8),
+    "Spatial": Spatial,
+    "Frozen": Frozen,
+    "BPTT": BPTT,
+}
+_NUMBERED = {"snap": SnAp, "randomk": RandomK, "sketched": Sketched, "ok": OK, "tbptt": TBPTT}
+_PLAIN = {name.lower(): make for name, make in NAMED.items() if "-" not in name}
+
+
+def algorithm(name: str) -> Algorithm:
+    """An algorithm by name, capitals or not: RTRL, UORO, SnAp-2, TBPTT-32, ...
+
+    Raises `ValueError` for one that there is not."""
+    kind, hyphen, number = name.lower().partition("-")
+    if not hyphen and kind in _PLAIN:
+        return _PLAIN[kind]()
+    if kind in _NUMBERED and re.fullmatch(r"\d+", number):
+        return _NUMBERED[kind](int(number))
+    there = [name.partition("-")[0] + "-N" * ("-" in name) for name in NAMED]
+    raise ValueError(f"there is no algorithm {name!r}; there are {', '.join(dict.fromkeys(there))}.")

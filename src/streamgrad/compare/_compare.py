@@ -1,0 +1,147 @@
+"""`sg.compare`: all algorithms on the user's own cell and data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import PRNGKeyArray
+
+from .. import losses
+from ..algorithms import NAMED, Algorithm, algorithm
+from ..cells import Cell
+from ..nn import Sequential
+from ..readout import Readout
+from ..recurrent import Recurrent
+from ._comparison import Comparison, Row
+from ._gradients import beside, online, through_time
+from ._learning import Linear, in_turn, last_target, learner
+
+#: What is always there: no credit through time, no learning of the recurrence, and the ceiling.
+MARKS = ("Spatial", "Frozen", "BPTT")
+
+
+def compare(
+    cell: Cell | Callable[[PRNGKeyArray], Cell],
+    algorithms: Mapping[str, Algorithm] | None,
+    xs: Any,
+    targets: Any = None,
+    *,
+    key: PRNGKeyArray,
+    loss: Callable = losses.mse,
+    optimiser: Callable[[float], optax.GradientTransformation] = optax.adam,
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2),
+    seeds: int = 3,
+    steps: int = 64,
+    window: int = 32,
+    progress: Callable[[str], None] = lambda what: None,
+) -> Comparison:
+    """Compare algorithms on one cell and one stream: gradient, bytes, time and learning.
+
+    - `cell`: a cell, whose weights every seed begins with, or a function of a key that makes one, asked once for each
+      seed; a linear readout is put on it, drawn for each seed;
+    - `algorithms`: by name; None: all of the library. `Spatial`, `Frozen` and `BPTT` are added;
+    - `xs`: inputs (time, in_size); `targets`: (time, out_size) floats, or (time,) integers with a loss for them; None:
+      the next input. Normalise them yourself: all learners see the same;
+    - `loss(prediction, target) -> scalar`;
+    - `optimiser(rate)`: for all learners, `rates` to choose from, for each learner the one with the least mean late
+      loss over seeds; the loss of the later half of the stream is reported (predict, then learn, once through);
+    - `steps`: of the gradients, with frozen weights: the sum of the online ones against BPTT's through all of them,
+      every seed on a stretch of its own of xs;
+    - `window`: steps of BPTT's updates in learning, one for each window, where all others have one at each step;
+    - `progress`: called with a line of text before each part of the work.
+
+    Time is that of a whole step of learning, the median over seeds and rates, in which all learners take turns.
+
+    Floors: the target before (for floats), LMS and RLS on the present input. An algorithm that does not fit the cell is
+    listed with the reason. Everything follows from `key`.
+
+    Raises `TypeError` for anything but a cell or a function that makes one, `ValueError` for a stream that is too short
+    or does not fit."""
+    make_cell = cell if not isinstance(cell, Cell) and callable(cell) else lambda key: cell
+    keys = jax.random.split(key, seeds)
+    example = make_cell(keys[0])
+    if not isinstance(example, Cell):
+        raise TypeError(f"compare expects a cell such as sg.cells.GRU(...), or a function of a key, got {example!r}.")
+    xs, targets = _stream(example, xs, targets, steps)
+    marks = {name: algorithm(name) for name in MARKS}
+    named = {name: make() for name, make in NAMED.items()} if algorithms is None else dict(algorithms)
+    chosen = {name: rule for name, rule in named.items() if name not in marks} | marks
+    whole = targets.ndim == 1
+    outs = int(targets.max()) + 1 if whole else targets.shape[1]
+
+    def make(key, rule):
+        key_cell, key_out = jax.random.split(key)
+        made = make_cell(key_cell)
+        return Sequential((Recurrent(made, rule), Readout(made.out_size, outs, key=key_out)))
+
+    rows, layers = [], {}
+    for name, rule in chosen.items():
+        try:
+            layers[name] = Recurrent(example, rule).algorithm
+        except TypeError as refusal:
+            rows.append(Row(name, refused=str(refusal)))
+
+    starts = np.linspace(0, len(xs) - steps, seeds).astype(int)
+    stretches = [(key, xs[s : s + steps], targets[s : s + steps]) for key, s in zip(keys, starts, strict=True)]
+    exact, found = through_time(make, loss), {}
+    want = [exact(*stretch) for stretch in stretches]
+    for name in layers:
+        progress(f"gradient of {name}")
+        run = exact if chosen[name].credit == "carry" else online(make, chosen[name], loss)
+        found[name] = beside([run(*stretch) for stretch in stretches], want)
+
+    def learner_of(name):
+        every = window if chosen[name].credit == "carry" else 1
+        return learner(lambda key: make(key, chosen[name]), optimiser, loss, every)
+
+    learners, floors = {name: learner_of(name) for name in layers}, []
+    if not whole:
+        floors = ["LMS on the input", "RLS on the input"]
+        kind = lambda name: lambda key: Linear(xs.shape[1], outs, name[:3], key)
+        learners |= {name: learner(kind(name), optimiser, loss) for name in floors}
+    tried = {name: rates[:1] if name.startswith("RLS") else rates for name in learners}
+    runs = in_turn(learners, tried, keys, xs, targets, progress)
+    for name in learners:
+        (rate, late), taken = runs[name].best(), float(np.median(runs[name].microseconds))
+        if name in floors:
+            rows.append(Row(name, microseconds=taken, losses=late, rate=rate if len(tried[name]) > 1 else None))
+        else:
+            traits = layers[name].traits(example.core())
+            rows.append(Row(name, traits.bias, found[name], traits.bytes, taken, late, rate))
+    if not whole:
+        rows.append(Row("last target", losses=(last_target(loss, targets),)))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(example, eqx.is_inexact_array)))
+    units = example.core().structure.units
+    return Comparison(
+        cell=f"{type(example).__name__}, {units} units, {parameters:,} parameters",
+        conditions=f"{len(xs):,} steps, {seeds} seeds; gradients over {steps} steps; late loss: of the last half; "
+        f"rates {', '.join(f'{rate:g}' for rate in rates)}; BPTT updates every {window} steps",
+        rows=tuple(rows),
+    )
+
+
+def _stream(cell: Cell, xs: Any, targets: Any, steps: int) -> tuple[Any, Any]:
+    xs = jnp.asarray(xs, jnp.result_type(float))
+    if xs.ndim != 2 or xs.shape[1] != cell.in_size:
+        raise ValueError(f"compare expects inputs of shape (time, {cell.in_size}), got {xs.shape}.")
+    if targets is None:
+        xs, targets = xs[:-1], xs[1:]
+    targets = jnp.asarray(targets)
+    if jnp.issubdtype(targets.dtype, jnp.floating):
+        targets = targets.astype(xs.dtype)
+    if len(targets) != len(xs) or targets.ndim not in (1, 2):
+        raise ValueError(f"compare expects targets (time, out) or (time,) for {len(xs)} inputs, got {targets.shape}.")
+    if targets.ndim == 1 and not jnp.issubdtype(targets.dtype, jnp.integer):
+        raise ValueError(f"Targets of shape (time,) are integers, got {targets.dtype}: one float target is (time, 1).")
+    if len(xs) < 2 * steps:
+        raise ValueError(
+            f"compare needs at least {2 * steps} steps to take gradients over {steps}, got {len(xs)}: give a longer "
+            "stream, or fewer steps."
+        )
+    return xs, targets
