@@ -20,7 +20,6 @@ import streamgrad as sg
 from streamgrad.cli import main
 from streamgrad.data import SourceError
 from streamgrad.experiments import EXPERIMENTS, RunFolder, forecast, snap_bias, snap_copy
-from streamgrad.experiments._algorithms import NAMED, algorithm
 from streamgrad.experiments._minibatches import Crowd
 from streamgrad.tasks.copy_curriculum import CopyCurriculum
 from streamgrad.tasks.text import BYTES, CHARACTERS, CLASSES, Crops, gzip_bits, ngram_bits, read_text
@@ -125,13 +124,6 @@ def test_updates_at_every_token_are_those_of_the_learner():
     np.testing.assert_allclose(got, want, atol=1e-10)
     with pytest.raises(ValueError, match="BPTT needs all of a sequence"):
         crowd("BPTT", "token")
-
-
-def test_algorithms_have_names():
-    assert algorithm("SnAp-3").n == 3 and all(isinstance(algorithm(name), sg.algorithms.Algorithm) for name in NAMED)
-    for name in ("snap-1", "SnAp", "RTRL-2"):
-        with pytest.raises(ValueError, match=f"no algorithm '{name}'"):
-            algorithm(name)
 
 
 # Text.

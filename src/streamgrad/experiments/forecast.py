@@ -15,6 +15,7 @@ import optax
 
 from .. import cells, losses
 from .._compile import compiler_options
+from ..algorithms import NAMED
 from ..data import SERIES, open_source
 from ..learner import Learner
 from ..nn import Sequential
@@ -25,7 +26,7 @@ from ..tasks.floors import Floors
 from ..tasks.scores import Scores
 from ._algorithms import algorithm, known
 from ._experiment import Experiment, Recorder, Row, Trial
-from ._settings import at_least, some
+from ._settings import at_least, some, within
 from ._tuning import TUNING_SEED, tuned, tuning_views
 
 CELLS = {"vanilla": cells.Vanilla, "gru": cells.GRU, "lstm": cells.LSTM, "leaky": cells.LeakyRNN}
@@ -40,23 +41,23 @@ class Settings:
     """Bundled series: seattle-temps, sf-temps, seattle-weather, co2, sunspots, elnino."""
     horizon: int = 6
     """Rows ahead; a target is scored when it arrives, and learned from then."""
-    algorithms: tuple[str, ...] = (
-        *("Frozen", "Spatial", "TBPTT-1", "RFLO", "EProp", "ESDRTRL", "MDGL", "ModProp", "KeRNL", "DNI"),
-        *("DODGE", "UORO", "KFRTRL", "OK-2", "RandomK", "Sketched-4", "SnAp-1", "RTRL", "TBPTT-32", "BPTT"),
-    )
-    """How the recurrent layer learns; Frozen: the readout alone. BPTT: one update for each `window`."""
-    cell: Literal["vanilla", "gru", "lstm", "leaky"] = "vanilla"
-    """The recurrent cell: vanilla is one that every algorithm can learn."""
+    algorithms: tuple[str, ...] = tuple(NAMED)
+    """How the recurrent layer learns, by default every way there is. Frozen: the readout alone; BPTT: one update for
+    each `window`."""
+    cell: Literal["vanilla", "gru", "lstm", "leaky"] = "leaky"
+    """The recurrent cell: leaky is one that every algorithm can learn, and the one that RFLO was made for."""
     units: int = 32
     """Units of the cell."""
+    leak: float = 0.3
+    """How fast a leaky unit follows its drive, at most 1."""
     window: int = 32
     """Rows of a window of BPTT."""
     lags: int = 32
     """Newest values that the stronger of the two RLS sees; the other one, and LMS, have the network's inputs."""
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
     """Learning rates of Adam (of LMS, its own) to choose from, half-decades, for every learner by short runs."""
-    tuning_rows: int = 1500
-    """Rows from the beginning of the series in them; as many seeds as those that count, and none of them."""
+    tuning_share: float = 0.5
+    """Share of the series, from its beginning, in them; as many seeds as those that count, and none of them."""
     seeds: int = 5
     """Repetitions: other weights, run together."""
     every: int = 500
@@ -65,8 +66,8 @@ class Settings:
     def __post_init__(self):
         some(self, "series", "rates")
         at_least(1, self, "horizon", "units", "window", "seeds", "every")
-        at_least(2 * self.every, self, "tuning_rows")
         at_least(2, self, "lags")
+        within(self, "tuning_share", 0.01, 1.0)
         known(self, "algorithms")
         for name in self.series:
             if name not in SERIES:
@@ -98,7 +99,8 @@ def network(settings: Settings, name: str, in_size: int, key) -> Sequential:
         return Sequential((RLS(in_size, 1),))
     if name == LMS:
         return Sequential((Readout(in_size, 1, scale=0.0, key=key_out),))
-    cell = CELLS[settings.cell](in_size, settings.units, key=key_cell)
+    options: dict[str, Any] = {"leak": settings.leak} if settings.cell == "leaky" else {}
+    cell = CELLS[settings.cell](in_size, settings.units, key=key_cell, **options)
     return Sequential((Recurrent(cell, algorithm(name)), Readout(settings.units, 1, scale=0.0, key=key_out)))
 
 
@@ -135,7 +137,7 @@ def run(settings: Settings, series: str, name: str, rate: float, tuning: bool, r
     """One trial, all seeds of a learner together."""
     encoded, encoder = _encoded(series, settings.horizon, settings.lags)
     encoded = rescaled(encoded, settings.horizon)
-    rows = min(settings.tuning_rows, len(encoded.inputs)) if tuning else len(encoded.inputs)
+    rows = round(len(encoded.inputs) * (settings.tuning_share if tuning else 1))
     inputs, targets = encoded.inputs[:, : encoder.recurrent_size], encoded.learn[:, None]
     crowd = _crowd(settings, name, inputs.shape[1])
     seeds = [seed + TUNING_SEED * tuning for seed in range(settings.seeds)]
@@ -216,7 +218,7 @@ def _views(settings: Settings) -> list[dict[str, Any]]:
     return [
         {**table, "metrics": ["nrmse", "late"], "split": "end"},
         {"view": "against", "title": "Error by learner", "metric": "nrmse", "x": "learner", "by": [], "split": "end"},
-        *tuning_views(settings.rates, f"{settings.tuning_rows:,} rows", keys),
+        *tuning_views(settings.rates, f"{settings.tuning_share:.0%} of the series", keys),
     ]
 
 
@@ -225,8 +227,8 @@ EXPERIMENT = Experiment(
     title="Forecasts on real series, by algorithm",
     about="Real series from Python packages, row by row and once: a small network hears the newest value and its "
     "change, and forecasts some rows ahead. A target is scored when it arrives, and learned from then. Every algorithm "
-    "has the same cell, readout and optimiser (Adam), and a learning rate from the same list, chosen by short runs of "
-    "other seeds on the beginning of the series. Beside them: the last value, the one a season ago, least squares with "
+    "has the same cell, readout and optimiser (Adam), and a learning rate from the same list, chosen by runs of other "
+    "seeds on the first half of the series. Beside them: the last value, the one a season ago, least squares with "
     "forgetting (RLS) on the same inputs and on many lags, and LMS. nRMSE: the root mean square error over the "
     "target's standard deviation, of the whole series from its first rows on, and of its second half. Needs the extra "
     "streamgrad[data].",
@@ -240,7 +242,6 @@ EXPERIMENT = Experiment(
         window=4,
         lags=3,
         rates=(1e-3,),
-        tuning_rows=100,
         seeds=2,
         every=50,
     ),
