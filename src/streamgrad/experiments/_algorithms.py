@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..algorithms import algorithm as algorithm
+from .. import algorithms
+from ..algorithms import Algorithm, KeRNL
+
+
+def algorithm(name: str) -> Algorithm:
+    """An algorithm by name, as `sg.algorithms` has them: RTRL, SnAp-2, ...; and RFLO-N, whose traces fade by 1/N a step
+    in every cell, where RFLO itself has them fade as the unit does (in a GRU, as its gate says).
+
+    Raises `ValueError` for one that there is not."""
+    kind, _, steps = name.partition("-")
+    if kind == "RFLO" and steps.isdigit():
+        return KeRNL(timescale=float(steps), learn=False)
+    return algorithms.algorithm(name)
 
 
 def known(settings: Any, *fields: str) -> None:

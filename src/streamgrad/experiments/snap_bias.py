@@ -29,7 +29,7 @@ from .snap_copy import model, sizes
 class Settings:
     """What SnAp leaves out."""
 
-    learning: tuple[str, ...] = ("BPTT", "SnAp-1")
+    learning: tuple[str, ...] = ("BPTT", "SnAp-1", "SnAp-2", "SnAp-3")
     """By what the network is trained, one update a sequence; a trial for each."""
     cell: Literal["vanilla", "gru", "lstm"] = "gru"
     """The recurrent cell."""
@@ -86,14 +86,15 @@ def pattern(cell: Cell, n: int) -> Bool[np.ndarray, "rows parameters"]:
 
 
 def sizes_of_entries(cell: Cell, xs: Float[Array, "batch time in_size"], n: int) -> dict[str, Array]:
-    """The mean size of an entry that SnAp-n keeps, of one that it drops, and the share of the sum of squares in those
-    kept: over all steps and sequences."""
+    """The mean size of an entry that SnAp-n keeps, of one that it drops, and their ratio; the share of the sum of
+    squares in those kept, and their share of all entries: over all steps and sequences."""
     kept = pattern(cell, n)
     j = jnp.concatenate(jax.vmap(functools.partial(influence, cell))(xs))
     inside, outside = (jnp.mean(jnp.abs(j), where=where) if where.any() else jnp.zeros(()) for where in (kept, ~kept))
     squares = jnp.sum(j * j, axis=0)
     share = jnp.sum(squares, where=kept) / jnp.sum(squares)
-    return {"kept": inside, "dropped": outside, "ratio": inside / outside, "share": share}
+    entries = jnp.asarray(kept.mean(), j.dtype)
+    return {"kept": inside, "dropped": outside, "ratio": inside / outside, "share": share, "entries": entries}
 
 
 @functools.lru_cache(maxsize=1)
@@ -141,9 +142,15 @@ def _trials(settings: Settings, rows: list[Row]) -> Iterator[Trial]:
 def _views(settings: Settings) -> list[dict[str, Any]]:
     note = "credit: the pattern of SnAp-n that entries are kept by. Exact influence, of 16 strings that stay the same."
     curves = {"view": "curves", "by": ["credit"], "split": "influence", "note": note}
-    table = {"view": "table", "rows": ["learning", "credit"], "split": "influence", "note": note}
+    table = {
+        "view": "table",
+        "title": "Entries of the influence at the end",
+        "rows": ["learning", "credit"],
+        "split": "influence",
+        "note": note,
+    }
     return [
-        {**table, "title": "Entries of the influence at the end", "metrics": ["kept", "dropped", "ratio", "share"]},
+        {**table, "metrics": ["kept", "dropped", "ratio", "share", "entries"]},
         {**curves, "title": "Kept over dropped entries, by tokens seen", "metric": "ratio", "log": True},
         {**curves, "title": "Share of the squares that is kept", "metric": "share"},
         {"view": "curves", "title": "Bits a character", "metric": "bits", "by": ["learning"], "split": "stream"},
@@ -176,6 +183,7 @@ EXPERIMENT = Experiment(
         "dropped": {"label": "mean size of a dropped entry", "better": None, "floors": {}},
         "ratio": {"label": "kept over dropped", "better": None, "floors": {}},
         "share": {"label": "share of the squares that is kept", "better": None, "floors": {}, "percent": True},
+        "entries": {"label": "share of the entries that is kept", "better": None, "floors": {}, "percent": True},
         "bits": {"label": "bits a character, in training", "better": "lower", "floors": {"chance": 1.0}},
         "loss": {"label": "bits a character, in training", "better": "lower", "floors": {"chance": 1.0}},
     },
