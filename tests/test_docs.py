@@ -73,14 +73,22 @@ def test_the_faq_quotes_messages_that_exist():
 
 def test_the_command_line_page_names_the_options_that_exist(tmp_path):
     there = {}
-    for command in ("learn", "explain", "bench"):
-        done = run("-m", "streamgrad.cli", command, "--help", cwd=tmp_path)
+    for command in ("learn", "explain", "bench", "bench algorithms"):
+        done = run("-m", "streamgrad.cli", *command.split(), "--help", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         found = set(re.findall(r"--[a-z][a-z-]*", done.stdout)) - {"--help"}
         there[command] = {option for option in found if not option.startswith("--no-")}
     page = (ROOT / "docs" / "command-line.md").read_text("utf-8")
     assert set(re.findall(r"^\| `(--[a-z-]+)`", page, re.MULTILINE)) == there["learn"]
     assert set(re.findall(r"--[a-z][a-z-]*", page)) <= set().union(*there.values())
+
+
+def test_the_table_of_algorithms_is_made_from_their_traits(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    algorithms = importlib.import_module("_algorithms")
+    for name in ("choose.md", "results.md"):
+        page = (ROOT / "docs" / name).read_text("utf-8")
+        assert algorithms.filled(page) == page, "run: python docs/_algorithms.py"
 
 
 def test_the_results_page_says_what_the_raw_files_say(monkeypatch):

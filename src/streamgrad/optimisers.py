@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import PyTree
@@ -89,6 +91,37 @@ def rmsprop(
         optax.scale_by_rms(decay, eps, initial, eps_in_sqrt=False),
         optax.stateless(scaled),
     )
+
+
+def fractional(rate: float, fractional_rate: float, *, order: float = 0.9) -> optax.GradientTransformation:
+    r"""Gradient descent with a term of fractional order beside the plain one.
+
+        w ← w - η g - η_f g |w|^{1-ν} / Γ(2-ν)
+
+    - `rate`: η; `fractional_rate`: η_f; `order`: ν in (0, 1], of the Caputo derivative; with 1 the two terms are one.
+
+    The second term is a step whose size grows with the weight; at a weight of 0 there is none. Chain it behind other
+    transformations of the gradient as one would `optax.sgd`.
+
+    Raises `ValueError` for an order outside (0, 1]; its update raises one when it is not given the parameters.
+
+    Reference: Khan et al., A novel fractional gradient-based learning algorithm for recurrent neural networks, 2018
+    (FBPTT).
+    """
+    if not 0 < order <= 1:
+        raise ValueError(f"fractional(order=ν) needs 0 < ν <= 1, got {order!r}.")
+    factor = fractional_rate / math.gamma(2 - order)
+
+    def update(updates, params):
+        if params is None:
+            raise ValueError("fractional weighs the gradient by the parameters: call update(gradient, state, params).")
+
+        def one(g, w):
+            return None if g is None else -g * (rate + factor * jnp.abs(w) ** (1 - order))
+
+        return jax.tree.map(one, updates, params, is_leaf=_is_none)
+
+    return optax.stateless(update)
 
 
 def _is_none(leaf) -> bool:

@@ -65,13 +65,17 @@ def scaled(factor: Array, tree: PyTree[Array]) -> PyTree[Array]:
 
 def inner(cotangent: PyTree[Array], tangent: PyTree[Array]) -> Float[Array, ""]:
     """Re(δ v), summed over all leaves."""
-    pairs = jax.tree.map(lambda c, v: jnp.sum((c.astype(v.dtype) * v).real), cotangent, tangent)
-    return sum_of(pairs)
+    return sum_of(jax.tree.map(lambda c, v: _dot(c.astype(v.dtype), v), cotangent, tangent))
 
 
 def norm(tree: PyTree[Array]) -> Float[Array, ""]:
     """The Euclidean norm of all leaves together."""
-    return jnp.sqrt(sum_of(jax.tree.map(lambda leaf: jnp.sum((leaf * leaf.conj()).real), tree)))
+    return jnp.sqrt(sum_of(jax.tree.map(lambda leaf: _dot(leaf.conj(), leaf), tree)))
+
+
+def _dot(a: Array, b: Array) -> Float[Array, ""]:
+    """Re(Σ a b), as a product: XLA's own sums take one number after another on a CPU."""
+    return jnp.dot(a.ravel(), b.ravel(), precision=jax.lax.Precision.HIGHEST).real
 
 
 def sum_of(tree: PyTree[Float[Array, ""]]) -> Float[Array, ""]:

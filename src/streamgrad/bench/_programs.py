@@ -81,8 +81,8 @@ def streams(layer: Recurrent, count: int, steps: int) -> Program:
         return (_descend(parameters, gradient), carry), None
 
     run = compiled(lambda p, carry: jax.lax.scan(step, (p, carry), xs)[0], donate=(0, 1), batched=True)
-    keys = jax.random.split(jax.random.key(0), count)
-    return Program(run, lambda: (_fresh(parameters), jax.vmap(lambda k: layer.init(key=k))(keys)), steps)
+    keys = lambda: jax.random.split(jax.random.key(0), count)  # a carry may hold its key, and is donated
+    return Program(run, lambda: (_fresh(parameters), jax.vmap(lambda k: layer.init(key=k))(keys())), steps)
 
 
 def influence(layer: Recurrent, steps: int) -> Program:

@@ -34,7 +34,7 @@ class Options:
     """Sparse recurrent wiring with this share of the links."""
     rows: int = 4000
     """Rows to learn from, from the first one on."""
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
     """Learning rates of Adam to choose from."""
     seeds: int = 3
     """Repetitions: other weights, other random numbers, another stretch for the gradients."""

@@ -35,7 +35,7 @@ def compare(
     key: PRNGKeyArray,
     loss: Callable = losses.mse,
     optimiser: Callable[[float], optax.GradientTransformation] = optax.adam,
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2),
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2),
     seeds: int = 3,
     steps: int = 64,
     window: int = 32,
@@ -110,10 +110,12 @@ def compare(
     for name in learners:
         (rate, late), taken = runs[name].best(), float(np.median(runs[name].microseconds))
         if name in floors:
-            rows.append(Row(name, microseconds=taken, losses=late, rate=rate if len(tried[name]) > 1 else None))
+            rate = None if name.startswith("RLS") else rate
+            rows.append(Row(name, microseconds=taken, losses=late, rate=rate, edge=_at_edge(rate, tried[name])))
         else:
             traits = layers[name].traits(example.core())
-            rows.append(Row(name, traits.bias, found[name], traits.bytes, taken, late, rate))
+            edge = _at_edge(rate, rates)
+            rows.append(Row(name, traits.bias, found[name], traits.bytes, taken, late, rate, edge))
     if not whole:
         rows.append(Row("last target", losses=(last_target(loss, targets),)))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(example, eqx.is_inexact_array)))
@@ -124,6 +126,10 @@ def compare(
         f"rates {', '.join(f'{rate:g}' for rate in rates)}; BPTT updates every {window} steps",
         rows=tuple(rows),
     )
+
+
+def _at_edge(rate: float | None, rates: tuple[float, ...]) -> bool:
+    return len(rates) > 1 and rate in (min(rates), max(rates))
 
 
 def _stream(cell: Cell, xs: Any, targets: Any, steps: int) -> tuple[Any, Any]:

@@ -23,7 +23,8 @@ class Row:
     - `name`; `bias`: exact, unbiased, biased, or "-" for a floor;
     - `gradient`: beside BPTT's, frozen weights;
     - `bytes`: of the trace (of BPTT's window: its activations are not counted); `microseconds`: a step of learning;
-    - `losses`: in the late part of the stream, for each seed, at the best of the rates; `rate`: that one;
+    - `losses`: in the late part of the stream, for each seed, at the best of the rates; `rate`: that one; `edge`:
+      whether it is the first or the last of the list, so that one beyond may be better;
     - `refused`: why the algorithm does not fit the cell.
     """
 
@@ -34,6 +35,7 @@ class Row:
     microseconds: float | None = None
     losses: tuple[float, ...] | None = None
     rate: float | None = None
+    edge: bool = False
     refused: str | None = None
 
 
@@ -71,7 +73,7 @@ class Comparison:
             none if row.bytes is None else amount(row.bytes),
             none if row.microseconds is None else f"{row.microseconds:.1f}",
             none if row.losses is None else spread(row.losses, "{:.4f}"),
-            none if row.rate is None else f"{row.rate:g}",
+            none if row.rate is None else f"{row.rate:g}" + " (edge)" * row.edge,
         )
 
     def as_dict(self) -> dict[str, Any]:
