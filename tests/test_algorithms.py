@@ -118,6 +118,30 @@ def test_dodge_along_a_direction_is_the_directional_derivative():
     assert_same(got, want)
 
 
+def test_dodge_with_a_horizon_starts_anew():
+    """The mean is the gradient of the steps since then alone."""
+    cell = cell_of(sg.cells.Vanilla)
+    xs, weights = oracles.problem(cell, 5, 0)
+    layer = sg.Recurrent(cell, sg.DODGE(horizon=3))
+
+    def one(key):
+        def body(carry, now):
+            def objective(layer):
+                new, y = layer(carry, now[0])
+                return oracles.loss(y, now[1:]), new
+
+            gradient, carry = eqx.filter_grad(objective, has_aux=True)(layer)
+            return carry, gradient.cell.weight_h
+
+        return jax.lax.scan(body, layer.init(key=key), (xs, *weights))[1][-1]
+
+    drawn = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 20_000)))
+    linear = oracles.linearise(cell, xs, weights)
+    want = linear.gradient(oracles.truncated(linear.immediate, linear.dynamics, 2))[".weight_h"][-1]
+    found = (drawn.mean(0) - want) / (drawn.std(0) / np.sqrt(len(drawn)))
+    assert np.abs(found).max() < oracles.bound(found)
+
+
 def test_dodge_refuses_a_direction_of_another_shape():
     with pytest.raises(ValueError, match=r"gradient of\s+cell.core"):
         sg.Recurrent(cell_of(sg.cells.GRU), sg.DODGE(direction=jnp.ones(3)))
@@ -280,6 +304,7 @@ def test_traces_are_at_least_float32(algorithm):
     ("make", "message"),
     [
         (lambda: sg.OK(0), "rank >= 1"),
+        (lambda: sg.DODGE(horizon=0), "integer >= 1"),
         (lambda: sg.RandomK(True), "k >= 1"),
         (lambda: sg.Sketched(-1), "rank >= 0"),
         (lambda: sg.EProp(low_pass=1.0), "κ < 1"),

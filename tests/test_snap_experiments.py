@@ -69,7 +69,7 @@ FIXED = CopyCurriculum(batch=2, first=2, most=4, spread=0)
 
 def crowd(learning, update):
     """One whose update is the gradient itself."""
-    made = Crowd(functools.partial(snap_copy.model, "gru", "sparse-4-2", learning, FIXED), FIXED, update)
+    made = Crowd(functools.partial(snap_copy.model, "gru", "sparse-4-2", "own", learning, FIXED), FIXED, update)
     made.optimiser = optax.identity()
     return made
 
@@ -185,7 +185,7 @@ def test_a_crop_asks_for_the_next_character():
 
 
 def test_the_influence_is_the_derivative_of_the_state():
-    cell = snap_copy.model("lstm", "sparse-4-1", "BPTT", FIXED, KEY).layers[0].cell
+    cell = snap_copy.model("lstm", "sparse-4-1", "own", "BPTT", FIXED, KEY).layers[0].cell
     xs = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))
     parameters, fixed = eqx.partition(cell, eqx.is_inexact_array)
     theta, unravel = ravel_pytree(parameters)

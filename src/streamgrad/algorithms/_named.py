@@ -35,7 +35,7 @@ NAMED: dict[str, Callable[..., Algorithm]] = {
     "OK-2": OK,
     "KFRTRL": KFRTRL,
     "UORO": UORO,
-    "DODGE": DODGE,
+    "DODGE": lambda: DODGE(horizon=32),  # for streams without an end
     "RFLO": RFLO,
     "EProp": EProp,
     "MDGL": MDGL,
