@@ -22,7 +22,7 @@ from ._experiment import Experiment, Recorder, Row, Trial
 from ._minibatches import Crowd, State, train
 from ._settings import at_least, some
 from ._tuning import TUNING_SEED, tuned, tuning_views
-from .snap_copy import model, sizes
+from .snap_copy import Gates, model, sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Settings:
     cell: Literal["vanilla", "gru", "lstm"] = "gru"
     """The recurrent cell."""
     network: str = "sparse-32-2"
-    """sparse-N-K: N units, each with links from K; the gates of a unit share them."""
+    """sparse-N-K: N units, each gate of which has links from K."""
+    gates: Gates = "own"
+    """Whether the gates of a unit have links of their own, or share them."""
     orders: tuple[int, ...] = (1, 2, 3)
     """n of the patterns of SnAp-n."""
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
@@ -101,7 +103,9 @@ def sizes_of_entries(cell: Cell, xs: Float[Array, "batch time in_size"], n: int)
 def _made(settings: Settings, learning: str) -> tuple[Crowd, Callable[[State], dict[str, dict[str, Any]]]]:
     """One program for every rate: training, and the look at the influence, on the same strings every time."""
     task = settings.task
-    make: Callable[[Any], Sequential] = functools.partial(model, settings.cell, settings.network, learning, task)
+    make: Callable[[Any], Sequential] = functools.partial(
+        model, settings.cell, settings.network, settings.gates, learning, task
+    )
     crowd = Crowd(make, task, "sequence")
     steps = jnp.arange(task.time(task.first), dtype=jnp.int32)
     level = jnp.asarray(task.first, jnp.int32)

@@ -17,15 +17,13 @@ from .._inference import inference
 from ..losses import cross_entropy
 from ..nn import Sequential, unroll
 from ..readout import Readout
-from ..recurrent import Recurrent
 from ..tasks.text import CLASSES, Crops, Text, gzip_bits, ngram_bits, read_text
-from ..wiring import Dense, Sparse
 from ._algorithms import algorithm
 from ._experiment import Experiment, Recorder, Row, Trial
 from ._minibatches import Crowd, Update, train
 from ._settings import at_least, some
 from ._tuning import TUNING_SEED, tuned, tuning_views
-from .snap_copy import CELLS, sizes
+from .snap_copy import Gates, layer, sizes
 
 ROW = 1024  # characters that are tested in one go
 
@@ -50,7 +48,9 @@ class Settings:
     )
     """A network (dense-N, or sparse-N-K: N units with links from K) and its algorithm."""
     cell: Literal["vanilla", "gru", "lstm"] = "gru"
-    """The recurrent cell; the gates of a unit share their links."""
+    """The recurrent cell."""
+    gates: Gates = "shared"
+    """Whether the gates of a unit share their links or have their own: the influence is then wider."""
     embedding: int = 16
     """Numbers that stand for a character."""
     hidden: int = 256
@@ -88,15 +88,12 @@ class Settings:
 def model(settings: Settings, learner: str, key) -> Sequential:
     """Embedding, recurrent layer, a rectified hidden layer, and a readout of the next character."""
     network, _, learning = learner.partition(" ")
-    units, links = sizes(network)
-    wiring = Dense() if links is None else Sparse(fan_in=links, gates="shared")
     keys = jax.random.split(key, 4)
-    cell = CELLS[settings.cell](settings.embedding, units, wiring=wiring, key=keys[1])
     return Sequential(
         (
             eqx.nn.Embedding(CLASSES, settings.embedding, key=keys[0]),
-            Recurrent(cell, algorithm(learning)),
-            eqx.nn.Linear(units, settings.hidden, key=keys[2]),
+            layer(settings.cell, network, settings.gates, learning, settings.embedding, keys[1]),
+            eqx.nn.Linear(sizes(network)[0], settings.hidden, key=keys[2]),
             jax.nn.relu,
             Readout(settings.hidden, CLASSES, key=keys[3]),
         )

@@ -23,6 +23,7 @@ from ._minibatches import Crowd, Update, train
 from ._settings import at_least, some
 from ._tuning import TUNING_SEED, tuned, tuning_views
 
+Gates = Literal["own", "shared"]
 CELLS = {"vanilla": cells.Vanilla, "gru": cells.GRU, "lstm": cells.LSTM}
 
 
@@ -32,15 +33,16 @@ class Settings:
 
     cells: tuple[Literal["vanilla", "gru", "lstm"], ...] = ("vanilla", "gru", "lstm")
     """The recurrent cells."""
-    networks: tuple[str, ...] = ("dense-32", "sparse-48-3")
-    """dense-N: N units; sparse-N-K: N units, each with links from K, drawn once for all seeds. The gates of a unit
-    share their links, so that SnAp-2 and SnAp-3 keep as little as they can."""
+    networks: tuple[str, ...] = ("dense-32", "sparse-32-2")
+    """dense-N: N units; sparse-N-K: N units, each gate of which has links from K, drawn once for all seeds."""
+    gates: Gates = "own"
+    """Whether the gates of a unit have links of their own, or share them: SnAp-2 and SnAp-3 then keep far less."""
     updates: tuple[Update, ...] = ("token", "sequence")
     """token: weights change at every token that is asked for; sequence: once a sequence, by the sum of its gradients
-    (BPTT, which needs all of it, only then)."""
+    (BPTT, which needs all of it, only then; RTRL, which then is BPTT, only at every token)."""
     dense: tuple[str, ...] = ("Frozen", "BPTT", "SnAp-1", "UORO", "RFLO")
     """Algorithms for dense networks."""
-    sparse: tuple[str, ...] = ("Frozen", "BPTT", "SnAp-1", "SnAp-2", "SnAp-3", "UORO", "RFLO")
+    sparse: tuple[str, ...] = ("Frozen", "BPTT", "RTRL", "SnAp-1", "SnAp-2", "SnAp-3", "UORO", "RFLO")
     """Algorithms for sparse ones."""
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     """Learning rates of Adam to choose from, half-decades, for every variant by short runs: by the length reached,
@@ -71,26 +73,31 @@ def sizes(network: str) -> tuple[int, int | None]:
     return (int(match[1]), None) if match[1] else (int(match[2]), int(match[3]))
 
 
-def model(kind: str, network: str, learning: str, task: CopyCurriculum, key) -> Sequential:
-    """A recurrent layer and a readout of the two symbols."""
+def layer(kind: str, network: str, gates: Gates, learning: str, in_size: int, key) -> Recurrent:
+    """A recurrent layer of a network by name."""
     units, links = sizes(network)
-    wiring = Dense() if links is None else Sparse(fan_in=links, gates="shared")
+    wiring = Dense() if links is None else Sparse(fan_in=links, gates=gates)
+    return Recurrent(CELLS[kind](in_size, units, wiring=wiring, key=key), algorithm(learning))
+
+
+def model(kind: str, network: str, gates: Gates, learning: str, task: CopyCurriculum, key) -> Sequential:
+    """A recurrent layer and a readout of the two symbols."""
     key_cell, key_out = jax.random.split(key)
-    cell = CELLS[kind](task.in_size, units, wiring=wiring, key=key_cell)
-    return Sequential((Recurrent(cell, algorithm(learning)), Readout(units, task.classes, key=key_out)))
+    recurrent = layer(kind, network, gates, learning, task.in_size, key_cell)
+    return Sequential((recurrent, Readout(sizes(network)[0], task.classes, key=key_out)))
 
 
 @functools.lru_cache(maxsize=1)
-def _crowd(kind: str, network: str, learning: str, task: CopyCurriculum, update: Update) -> Crowd:
+def _crowd(kind: str, network: str, gates: Gates, learning: str, task: CopyCurriculum, update: Update) -> Crowd:
     """One program for every rate."""
-    return Crowd(functools.partial(model, kind, network, learning, task), task, update)
+    return Crowd(functools.partial(model, kind, network, gates, learning, task), task, update)
 
 
 def run(settings: Settings, variant: dict[str, Any], tuning: bool, recorder: Recorder) -> None:
     """One trial, all seeds."""
     kind, network, update, learning = (variant[key] for key in ("cell", "network", "update", "learning"))
     train(
-        _crowd(kind, network, learning, settings.task, update),
+        _crowd(kind, network, settings.gates, learning, settings.task, update),
         [seed + TUNING_SEED * tuning for seed in range(settings.seeds)],
         variant["rate"],
         recorder,
@@ -112,7 +119,7 @@ def _trials(settings: Settings, rows: list[Row]) -> Iterator[Trial]:
         for network in settings.networks
         for update in settings.updates
         for learning in (settings.dense if sizes(network)[1] is None else settings.sparse)
-        if (learning, update) != ("BPTT", "token")
+        if (learning, update) not in (("BPTT", "token"), ("RTRL", "sequence"))
     ]
     yield from tuned(variants, settings.rates, rows, trial)
 
