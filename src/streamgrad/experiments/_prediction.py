@@ -15,7 +15,7 @@ import numpy as np
 from .. import nn, optimisers
 from .._compile import compiler_options
 from .._cost import flops
-from ..algorithms import TBPTT, Algorithm, SnAp
+from ..algorithms import TBPTT, UORO, Algorithm, SnAp
 from ..cells import LSTM
 from ..readout import Readout
 from ..recurrent import Recurrent
@@ -48,8 +48,8 @@ class Learners:
 
     learners: tuple[str, ...]
     """A trial for each: columnar-N and constructive-N (N columns), ccn-N-L (N columns, L a stage), tbptt-K-H (an LSTM
-    of H dense units, K steps back) and snap-H (the same with SnAp-1). Behind any, -init: starts otherwise, see `spread`
-    and `forget_bias`; behind the last two, -raw: without normalisation."""
+    of H dense units, K steps back), snap-H and uoro-H (the same with SnAp-1 and UORO). Behind any, -init: starts
+    otherwise, see `spread` and `forget_bias`; behind the last three, -raw: without normalisation."""
     rates: tuple[float, ...] = (1e-3, 3e-4, 1e-4, 3e-5)
     """Step sizes to choose from, the same list for every learner, by the error at the end of short streams. Readout
     weights have it divided by the number of features."""
@@ -89,11 +89,11 @@ class Learners:
         kind, *rest = name.split("-")
         numbers = [int(word) for word in rest if word.isdigit()]
         options = {word for word in rest if not word.isdigit()}
-        allowed = {"raw", "init"} if kind in ("tbptt", "snap") else {"init"}
+        allowed = {"init"} if kind in ("columnar", "constructive", "ccn") else {"raw", "init"}
         if _NUMBERS.get(kind) != len(numbers) or not options <= allowed or 0 in numbers:
             raise ValueError(
-                f"no learner {name!r}: give columnar-N, constructive-N, ccn-N-L, tbptt-K-H or snap-H, if wanted with "
-                "-init behind, or with -raw behind the last two."
+                f"no learner {name!r}: give columnar-N, constructive-N, ccn-N-L, tbptt-K-H, snap-H or uoro-H, if "
+                "wanted with -init behind, or with -raw behind the last three."
             )
         return kind, numbers, options
 
@@ -109,7 +109,7 @@ class Learners:
             stage = nn.ColumnStage(self.inputs, scale, forget_bias)
             sizes: dict[str, Any] = dict(units=units, per_stage=per_stage, every=every)
             return nn.ccn(in_size, **sizes, stage=stage, features=self.features, key=key)
-        algorithm: Algorithm = SnAp(1) if kind == "snap" else TBPTT(numbers[0])
+        algorithm: Algorithm = {"snap": SnAp, "uoro": UORO}[kind]() if kind != "tbptt" else TBPTT(numbers[0])
         units = numbers[-1]
         key_cell, key_readout = jax.random.split(key)
         cell = LSTM(in_size, units, forget_bias=forget_bias, key=key_cell)
@@ -118,7 +118,7 @@ class Learners:
         return nn.Sequential(layers[1::2] if "raw" in options else layers)
 
 
-_NUMBERS = {"columnar": 1, "constructive": 1, "ccn": 2, "tbptt": 2, "snap": 1}
+_NUMBERS = {"columnar": 1, "constructive": 1, "ccn": 2, "tbptt": 2, "snap": 1, "uoro": 1}
 
 
 @dataclasses.dataclass(frozen=True)
