@@ -215,9 +215,10 @@ def _trials(settings: Settings, rows: list[Row]) -> Iterator[Trial]:
 def _views(settings: Settings) -> list[dict[str, Any]]:
     keys = ["series", "learner"]
     table = {"view": "table", "title": f"Forecasts {settings.horizon} rows ahead", "rows": [*keys, "rate"]}
+    against = {"view": "against", "title": "Error by learner", "x": "learner", "by": ["series"], "split": "end"}
     return [
         {**table, "metrics": ["nrmse", "late"], "split": "end"},
-        {"view": "against", "title": "Error by learner", "metric": "nrmse", "x": "learner", "by": [], "split": "end"},
+        {**against, "metric": "late", "log": True},
         *tuning_views(settings.rates, f"{settings.tuning_share:.0%} of the series", keys),
     ]
 

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import sub
 from typing import Any
 
 from .schema import Metric
@@ -21,6 +22,7 @@ WIDTH, HEIGHT, DPI, FONT = 7.0, 4.3, 160, 12.0  # inches, dots an inch, points
 NAMED = 12  # more lines than this, or names of more than LONG characters, get a legend below
 BANDS = 10  # lines with a band each; more would hide each other
 LONG = 28
+LETTERS = 60  # more than these below an axis stand upright
 BEYOND = 2.0  # a floor further from the data than so many times their range is left out
 
 
@@ -128,7 +130,8 @@ def _line(axes: Any, line: Line, times: float, places: Mapping[Any, float] | Non
     side_by_side = places is not None and any(isinstance(v, str | bool) for v in places)
     if side_by_side:
         x = [v + 0.5 * aside for v in x]
-        errors = [[m - l for m, l in zip(mean, low)], [h - m for h, m in zip(high, mean)]]
+        # A mean of equal values may be a rounding beside them; NaN stays.
+        errors = [[d if not d < 0 else 0.0 for d in away] for away in (map(sub, mean, low), map(sub, high, mean))]
         axes.errorbar(x, mean, errors, color=colour, fmt=marker, capsize=3, ms=6, label=line.name)
     else:
         if band:
@@ -144,7 +147,9 @@ def _x_axis(axes: Any, lines: Sequence[Line]) -> dict[Any, float]:
     """Set up the axis for values of a variant's key; returns where each of them is."""
     values = [v for (v,) in in_order(dict.fromkeys((v,) for line in lines for v in line.x))]
     if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        axes.set_xticks(range(len(values)), [text(v) for v in values], parse_math=False)
+        words = [text(v) for v in values]
+        upright = sum(map(len, words)) > LETTERS
+        axes.set_xticks(range(len(values)), words, rotation=90 if upright else 0, parse_math=False)
         axes.set_xlim(-0.5, len(values) - 0.5)
         return {v: float(i) for i, v in enumerate(values)}
     if values[0] > 0 and values[-1] / values[0] >= 8:
