@@ -24,6 +24,8 @@ class EProp(Structured):
     reset). What it hears of itself through a link is left out. The learning signal $\delta$ is the readout's:
     `sg.Readout(feedback="symmetric" | "random" | "adaptive")`.
 
+    Without `low_pass` it is the trace of `RFLO`.
+
     - `low_pass`: κ in [0, 1), the decay of a leaky readout (`sg.nn.LowPass(κ)` between layer and readout), through
       which a spike of the past still acts on the present output.
 

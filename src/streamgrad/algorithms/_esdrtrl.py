@@ -32,7 +32,8 @@ class ESDRTRL(Online):
     Memory O(inputs + units), whatever the wiring. Raises `ValueError` for α outside [0, 1), `TypeError` when bound to a
     core that is not made of drives.
 
-    Reference: Wang et al., BrainTrace, 2024 (ES-D-RTRL; pp-prop).
+    Reference: Wang et al., Model-agnostic linear-memory online learning in spiking neural networks, 2026 (ES-D-RTRL,
+    pp-prop).
     """
 
     decay: float = eqx.field(static=True, default=0.9)
@@ -90,7 +91,7 @@ class ESDRTRL(Online):
             kept=sizes,
             flops=2 * sizes * core.entries + core.structure.parameters,
             layout="one trace per input and one per drive",
-            reference="Wang et al. 2024",
+            reference="Wang et al. 2026",
         )
         of = lambda leaf: leaf.size * leaf.dtype.itemsize  # under a complex state the inputs stay real
         return dataclasses.replace(found, bytes=of(drives) + sum(map(of, sources.values())))
