@@ -69,67 +69,63 @@ def compare(
     if not isinstance(example, Cell):
         raise TypeError(f"compare expects a cell such as sg.cells.GRU(...), or a function of a key, got {example!r}.")
     xs, targets = _stream(example, xs, targets, steps)
+    outs = int(targets.max()) + 1 if targets.ndim == 1 else targets.shape[1]
     marks = {name: algorithm(name) for name in MARKS}
     named = {name: make() for name, make in NAMED.items()} if algorithms is None else dict(algorithms)
-    chosen = {name: rule for name, rule in named.items() if name not in marks} | marks
-    whole = targets.ndim == 1
-    outs = int(targets.max()) + 1 if whole else targets.shape[1]
+    rules = {name: rule for name, rule in named.items() if name not in marks} | marks
 
     def make(key, rule):
         key_cell, key_out = jax.random.split(key)
         made = make_cell(key_cell)
         return Sequential((Recurrent(made, rule), Readout(made.out_size, outs, key=key_out)))
 
-    rows, layers = [], {}
-    for name, rule in chosen.items():
+    bound, refused = {}, []
+    for name, rule in rules.items():
         try:
-            layers[name] = Recurrent(example, rule).algorithm
+            bound[name] = Recurrent(example, rule).algorithm
         except TypeError as refusal:
-            rows.append(Row(name, refused=str(refusal)))
+            refused.append(Row(name, refused=str(refusal)))
 
     starts = np.linspace(0, len(xs) - steps, seeds).astype(int)
     stretches = [(key, xs[s : s + steps], targets[s : s + steps]) for key, s in zip(keys, starts, strict=True)]
     exact, found = through_time(make, loss), {}
     want = [exact(*stretch) for stretch in stretches]
-    for name in layers:
+    for name, rule in bound.items():
         progress(f"gradient of {name}")
-        run = exact if chosen[name].credit == "carry" else online(make, chosen[name], loss)
+        run = exact if rule.credit == "carry" else online(make, rules[name], loss)
         found[name] = beside([run(*stretch) for stretch in stretches], want)
 
     def learner_of(name):
-        every = window if chosen[name].credit == "carry" else 1
-        return learner(lambda key: make(key, chosen[name]), optimiser, loss, every)
+        every = window if bound[name].credit == "carry" else 1
+        return learner(lambda key: make(key, rules[name]), optimiser, loss, every)
 
-    learners, floors = {name: learner_of(name) for name in layers}, []
-    if not whole:
-        floors = ["LMS on the input", "RLS on the input"]
-        kind = lambda name: lambda key: Linear(xs.shape[1], outs, name[:3], key)
-        learners |= {name: learner(kind(name), optimiser, loss) for name in floors}
-    tried = {name: rates[:1] if name.startswith("RLS") else rates for name in learners}
-    runs = in_turn(learners, tried, keys, xs, targets, progress)
-    for name in learners:
-        (rate, late), taken = runs[name].best(), float(np.median(runs[name].microseconds))
-        if name in floors:
-            rate = None if name.startswith("RLS") else rate
-            rows.append(Row(name, microseconds=taken, losses=late, rate=rate, edge=_at_edge(rate, tried[name])))
-        else:
-            traits = layers[name].traits(example.core())
-            edge = _at_edge(rate, rates)
-            rows.append(Row(name, traits.bias, found[name], traits.bytes, taken, late, rate, edge))
-    if not whole:
-        rows.append(Row("last target", losses=(last_target(loss, targets),)))
+    runs = in_turn({name: learner_of(name) for name in bound}, rates, keys, xs, targets, progress)
+    rows = []
+    for name, rule in bound.items():
+        best, traits = runs[name].best(), rule.traits(example.core())
+        row = Row(name, traits.bias, found[name], traits.bytes, runs[name].time(), best.losses, best.rate, best.edge)
+        rows.append(row)
+    floors = [] if targets.ndim == 1 else _floors(optimiser, rates, loss, keys, xs, targets, progress)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(example, eqx.is_inexact_array)))
-    units = example.core().structure.units
     return Comparison(
-        cell=f"{type(example).__name__}, {units} units, {parameters:,} parameters",
+        cell=f"{type(example).__name__}, {example.core().structure.units} units, {parameters:,} parameters",
         conditions=f"{len(xs):,} steps, {seeds} seeds; gradients over {steps} steps; late loss: of the last half; "
         f"rates {', '.join(f'{rate:g}' for rate in rates)}; BPTT updates every {window} steps",
-        rows=tuple(rows),
+        rows=(*rows, *floors, *refused),
     )
 
 
-def _at_edge(rate: float | None, rates: tuple[float, ...]) -> bool:
-    return len(rates) > 1 and rate in (min(rates), max(rates))
+def _floors(optimiser, rates, loss, keys, xs, targets, progress) -> list[Row]:
+    """What any net should beat: linear in the present input, and the target before."""
+    rows = []
+    for kind, tried in (("LMS", rates), ("RLS", rates[:1])):
+        make = lambda key, kind=kind: Linear(xs.shape[1], targets.shape[1], kind, key)
+        runs = in_turn({kind: learner(make, optimiser, loss)}, tried, keys, xs, targets, progress)[kind]
+        best = runs.best()
+        rate = best.rate if kind == "LMS" else None  # least squares have none
+        row = Row(f"{kind} on the input", microseconds=runs.time(), losses=best.losses, rate=rate, edge=best.edge)
+        rows.append(row)
+    return [*rows, Row("last target", losses=(last_target(loss, targets),))]
 
 
 def _stream(cell: Cell, xs: Any, targets: Any, steps: int) -> tuple[Any, Any]:

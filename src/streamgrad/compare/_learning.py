@@ -31,35 +31,47 @@ def learner(make: Callable, optimiser: Callable, loss: Callable, window: int = 1
     return jax.jit(run, compiler_options=compiler_options())
 
 
+class Best(NamedTuple):
+    """The rate of the least mean loss over seeds, its losses, and whether it is at an edge of the list."""
+
+    rate: float
+    losses: tuple[float, ...]
+    edge: bool
+
+
 class Runs(NamedTuple):
     """What runs of one learner gave: late losses for each rate and seed, and microseconds a step for each run."""
 
     losses: dict[float, list[float]]
     microseconds: list[float]
 
-    def best(self) -> tuple[float, tuple[float, ...]]:
-        """The rate of the least mean loss over seeds, and its losses."""
+    def best(self) -> Best:
+        """By the mean over seeds; a rate at which one is not finite is the worst."""
         mean = {rate: float(np.mean(each)) if np.isfinite(each).all() else np.inf for rate, each in self.losses.items()}
         rate = min(mean, key=lambda rate: mean[rate])
-        return rate, tuple(self.losses[rate])
+        return Best(rate, tuple(self.losses[rate]), len(mean) > 1 and rate in (min(mean), max(mean)))
+
+    def time(self) -> float:
+        """The median over runs."""
+        return float(np.median(self.microseconds))
 
 
-def in_turn(learners: dict[str, Callable], rates: dict[str, tuple[float, ...]], keys, xs, targets, progress: Callable):
+def in_turn(
+    learners: dict[str, Callable], rates: tuple[float, ...], keys: Any, xs: Any, targets: Any, progress: Callable
+) -> dict[str, Runs]:
     """All learners on all rates and seeds, taking turns, so that a noisy machine is noisy for all."""
-    found = {name: Runs({rate: [] for rate in rates[name]}, []) for name in learners}
+    found = {name: Runs({rate: [] for rate in rates}, []) for name in learners}
+    compiled = {}
     for name, run in learners.items():
         progress(f"compiling {name}")
-        learners = learners | {name: run.lower(rates[name][0], keys[0], xs, targets).compile()}
+        compiled[name] = run.lower(rates[0], keys[0], xs, targets).compile()
     for k, key in enumerate(keys):
         progress(f"learning, seed {k + 1} of {len(keys)}")
-        for place in range(max(map(len, rates.values()))):
-            for name, run in learners.items():
-                if place < len(rates[name]):
-                    rate = rates[name][place]
-                    start = time.perf_counter()
-                    loss = float(run(rate, key, xs, targets))
-                    found[name].microseconds.append((time.perf_counter() - start) / len(xs) * 1e6)
-                    found[name].losses[rate].append(loss)
+        for rate in rates:
+            for name, run in compiled.items():
+                start = time.perf_counter()
+                found[name].losses[rate].append(float(run(rate, key, xs, targets)))
+                found[name].microseconds.append((time.perf_counter() - start) / len(xs) * 1e6)
     return found
 
 
