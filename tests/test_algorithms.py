@@ -191,7 +191,7 @@ def test_eprop_through_a_leaky_readout_is_exact_on_units_apart(kind):
 
 
 def test_kernl_learns_what_noise_does():
-    """The gradient of A and γ is that of half the squared error of A ω, with ω written as a sum over the past."""
+    """The gradient of A and γ is that of half the squared error of A ω, over 1 + |ω|²; ω is a sum over the past."""
     cell = cell_of(sg.cells.GRU)
     layer = sg.Recurrent(cell, sg.KeRNL())
     layer = dataclasses.replace(layer, algorithm=oracles.randomised(layer.algorithm, 1))
@@ -207,7 +207,8 @@ def test_kernl_learns_what_noise_does():
         def error(kernel, t=t, zeta=zeta):
             weight, rate = kernel
             omega = sum((1 - rate) ** (t - past) * noise for past, noise in enumerate(noises))
-            return 0.5 * jnp.sum((weight @ omega - zeta) ** 2)
+            size = jax.lax.stop_gradient(1 + omega @ omega)
+            return 0.5 * jnp.sum((weight @ omega - zeta) ** 2) / size
 
         carry, gradient = oracles.online_step(layer, carry, x, (weights[0][t], weights[1][t]))
         want = jax.grad(error)((layer.algorithm.weight, layer.algorithm.rate))
@@ -259,6 +260,80 @@ def test_dni_learns_the_gradient_of_all_that_follows():
     np.testing.assert_allclose(weights, [1 / (1 - 0.7**2), 0], atol=0.15)
 
 
+def dni_learner(streams=None):
+    layer = sg.Recurrent(sg.cells.Vanilla(2, 2, key=jax.random.key(0)), sg.DNI())
+    groups = lambda model: jax.tree_util.tree_map_with_path(
+        lambda path, leaf: "own" if "algorithm" in jax.tree_util.keystr(path) else "cell",
+        eqx.filter(model, eqx.is_inexact_array),
+    )
+    labels = groups(layer)
+    rule = optax.multi_transform({"own": optax.sgd(0.02), "cell": optax.sgd(0.0)}, lambda _: labels)
+    return sg.Learner(layer, rule, loss=sg.losses.mse, streams=streams)
+
+
+@pytest.mark.parametrize("case", ["resets", "missing targets", "streams"])
+def test_dni_stays_bounded(case):
+    """An error that does not go away, with nothing that follows it, or with steps that nothing is known of."""
+    steps, streams = 3000, 32 if case == "streams" else None
+    learner = dni_learner(streams)
+    xs = jnp.eye(2)[jnp.arange(steps) % 2]
+    targets = jnp.full((steps, 2), 2.0)
+    if case == "missing targets":
+        targets = jnp.where(jnp.arange(steps)[:, None] % 2 == 0, targets, jnp.nan)
+    if streams:
+        xs, targets = (jnp.repeat(a[:, None], streams, axis=1) for a in (xs, targets))
+    resets = (jnp.arange(steps) % 2 == 0) if case == "resets" else jnp.zeros(steps, bool)
+    if streams:
+        resets = jnp.repeat(resets[:, None], streams, axis=1)
+    st, size = learner.init(key=jax.random.key(0)), []
+    for part in range(3):
+        here = slice(part * steps // 3, (part + 1) * steps // 3)
+        st, _ = learner.run(st, xs[here], targets[here], resets=resets[here])
+        size.append(float(jnp.abs(learner.model(st).algorithm.weight).max()))
+    assert st.skipped == 0
+    assert size[2] < 1.1 * size[1] + 0.01 < 50
+
+
+def test_streams_learn_an_algorithms_own_leaves_as_one_stream_does():
+    """Equal streams are one stream, for the leaves of the algorithm too."""
+    xs, targets = jnp.eye(2)[jnp.arange(20) % 2], jnp.full((20, 2), 2.0)
+    found = []
+    for streams in (None, 4):
+        learner = dni_learner(streams)
+        both = (xs, targets) if streams is None else (jnp.repeat(a[:, None], streams, axis=1) for a in (xs, targets))
+        st, _ = learner.run(learner.init(key=jax.random.key(0)), *both)
+        found.append(learner.model(st).algorithm.weight)
+    np.testing.assert_allclose(*found, rtol=1e-10)
+
+
+def test_kernl_holds_its_rate_in_range():
+    layer = sg.Recurrent(cell_of(sg.cells.GRU), sg.KeRNL())
+    learner = sg.Learner(layer, optax.sgd(0.05), loss=sg.losses.mse)
+    xs = jax.random.normal(jax.random.key(0), (2000, IN))
+    st, _ = learner.run(learner.init(key=jax.random.key(1)), xs, jnp.zeros((2000, 3)))
+    rate = learner.model(st).algorithm.rate
+    assert st.skipped == 0 and (rate > -0.3).all() and (rate < 1.3).all()
+
+
+@pytest.mark.parametrize("make", [lambda u: sg.KeRNL(learn=False), lambda u: sg.DODGE(direction=u)])
+def test_leaves_that_nothing_learns_are_left_alone(make):
+    """By weight decay, too."""
+    cell = cell_of(sg.cells.GRU)
+    layer = sg.Recurrent(cell, make(jax.tree.map(jnp.ones_like, eqx.filter(cell.core(), eqx.is_inexact_array))))
+    learner = sg.Learner(layer, optax.adamw(0.1, weight_decay=0.5), loss=sg.losses.mse)
+    xs = jnp.ones((20, IN))
+    st, _ = learner.run(learner.init(key=jax.random.key(1)), xs, jnp.zeros((20, 3)))
+    pairs = zip(jax.tree.leaves(layer.algorithm), jax.tree.leaves(learner.model(st).algorithm), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_a_direction_of_zeros_learns_nothing_and_breaks_nothing():
+    cell = cell_of(sg.cells.Vanilla)
+    zeros = jax.tree.map(jnp.zeros_like, eqx.filter(cell.core(), eqx.is_inexact_array))
+    gradient = oracles.online(sg.Recurrent(cell, sg.DODGE(direction=zeros)), *oracles.problem(cell, STEPS, 0))
+    assert not any(leaf.any() for leaf in gradient.values())
+
+
 def test_dni_takes_targets_from_the_context():
     cell = cell_of(sg.cells.Vanilla)
     layer = sg.Recurrent(cell, sg.DNI(context_size=2))
@@ -287,6 +362,28 @@ EVERY = [
     sg.UORO(), sg.DODGE(), sg.KFRTRL(), sg.OK(2), sg.RFLO(), sg.EProp(low_pass=0.5), sg.ESDRTRL(), sg.MDGL(),
     sg.MDGL(types=2), sg.ModProp(), sg.DNI(), sg.KeRNL(), sg.RandomK(2), sg.Sketched(2),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("algorithm", EVERY, ids=lambda a: type(a).__name__)
+def test_no_two_leaves_of_a_carry_share_a_buffer(algorithm):
+    """Else a loop that donates its carry would give one away twice."""
+    layer = sg.Recurrent(sg.cells.LeakyRNN(IN, 3, key=jax.random.key(0)), algorithm)
+    leaves = jax.tree.leaves((layer.algorithm, layer.init(key=jax.random.key(0))))
+    floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    assert len({leaf.unsafe_buffer_pointer() for leaf in floats if leaf.size}) == sum(leaf.size > 0 for leaf in floats)
+
+
+@pytest.mark.parametrize("algorithm", [sg.DNI(), sg.KeRNL(), sg.KeRNL(learn=False), sg.EProp(low_pass=0.5), sg.UORO()])
+def test_td_takes_algorithms_without_a_regression_of_their_own(algorithm):
+    layer = sg.Recurrent(cell_of(sg.cells.Vanilla), algorithm)
+    model = sg.nn.Sequential([layer, sg.Readout(3, 1, key=jax.random.key(0))])
+    if algorithm.learns:
+        with pytest.raises(TypeError, match="regression"):
+            sg.td.TDLambda(model, optax.sgd(0.01), gamma=0.8)
+        return
+    learner = sg.td.TDLambda(model, optax.sgd(0.01), gamma=0.8)
+    out = learner.run(learner.init(key=jax.random.key(0)), jnp.ones((30, IN)), jnp.ones((30, 1)))[1]
+    assert jnp.isfinite(out.prediction).all()
 
 
 @pytest.mark.parametrize("algorithm", EVERY, ids=lambda a: type(a).__name__)

@@ -10,6 +10,7 @@ import pytest
 
 import streamgrad as sg
 from streamgrad.cli.compare import main
+from streamgrad.compare._compare import _check
 
 KEY = jax.random.key(0)
 XS = jnp.sin(0.3 * jnp.arange(161.0))[:, None]
@@ -60,7 +61,6 @@ def test_cosine_and_ratio_are_those_of_the_two_gradients(found):
     flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
     tree = jax.grad(lambda p: losses(p, False))(cell)
     one = jax.grad(lambda p: losses(p, True))(cell)
-    one = jax.tree.map(lambda leaf: leaf, one)
     one = jax.tree_util.tree_map_with_path(lambda path, g: 0 * g if "weight_h" in str(path) else g, one)
     want, got = flat(tree), flat(one)
     row = by_name(found)["Spatial"]
@@ -101,12 +101,26 @@ def test_what_does_not_fit_is_listed_with_the_reason():
     assert "left out: KeRNL" in str(found)
 
 
+def test_missing_targets_are_left_out_of_losses_and_gradients(found):
+    targets = XS[1:].at[3].set(jnp.nan).at[120].set(jnp.nan)
+    rows = by_name(of(xs=XS[:-1], targets=targets, algorithms={"SnAp-1": sg.SnAp(1)}))
+    np.testing.assert_allclose(rows["SnAp-1"].gradient.cosines, 1, rtol=1e-9)
+    assert np.isfinite(rows["BPTT"].losses).all() and np.isfinite(rows["last target"].losses).all()
+    assert rows["SnAp-1"].losses != by_name(found)["SnAp-1"].losses
+
+
+def test_what_learns_on_the_way_has_no_gradient_to_begin_with():
+    row = by_name(of(cell=lambda key: sg.cells.Vanilla(1, 2, key=key), algorithms={"DNI": sg.DNI()}))["DNI"]
+    assert row.gradient is None and row.losses is not None
+
+
 def test_classes_have_their_own_loss():
-    labels = (jnp.arange(161) % 3).astype(jnp.int32)
+    labels = (jnp.arange(161) % 3).astype(jnp.int32).at[5].set(-1)  # one is missing
     loss = lambda y, label: -jax.nn.log_softmax(y)[label]
     found = of(algorithms={}, targets=labels, loss=loss)
     assert "last target" not in by_name(found)
-    assert by_name(found)["BPTT"].losses is not None
+    assert np.isfinite(by_name(found)["BPTT"].losses).all()
+    assert np.isfinite(by_name(found)["BPTT"].gradient.cosines).all()
 
 
 @pytest.mark.parametrize(
@@ -117,6 +131,17 @@ def test_classes_have_their_own_loss():
         (lambda: of(targets=jnp.ones(161)), ValueError, "integers"),
         (lambda: of(targets=jnp.ones((5, 1))), ValueError, "161 inputs"),
         (lambda: of(cell=lambda key: 3), TypeError, "a function of a key"),
+        (lambda: of(cell=sg.cells.GRU), TypeError, "units"),
+        (lambda: of(xs=XS.at[7].set(jnp.nan)), ValueError, "at step 7"),
+        (lambda: _check([sg.UORO()], optax.adam, (1e-3,), window=4), TypeError, "by name"),
+        (lambda: of(algorithms={"U": sg.UORO}), TypeError, "'U'"),
+        (lambda: of(algorithms={"BPTT": sg.SnAp(1)}), ValueError, "taken"),
+        (lambda: of(algorithms={"last target": sg.SnAp(1)}), ValueError, "taken"),
+        (lambda: _check(None, optax.adam(1e-3), (1e-3,), window=4), TypeError, "function of the rate"),
+        (lambda: sg.compare(sg.cells.GRU(1, 2, key=KEY), None, XS, key=KEY, rates=()), ValueError, "rates"),
+        (lambda: sg.compare(sg.cells.GRU(1, 2, key=KEY), None, XS, key=KEY, seeds=0), ValueError, "seeds"),
+        (lambda: sg.compare(sg.cells.GRU(1, 2, key=KEY), None, XS, key=KEY, steps=-3), ValueError, "steps"),
+        (lambda: sg.compare(sg.cells.GRU(1, 2, key=KEY), None, XS, key=KEY, window=1), ValueError, "window"),
     ],
 )
 def test_bad_input_is_refused_early(make, error, message):

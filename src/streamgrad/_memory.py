@@ -39,7 +39,9 @@ class Memory(NamedTuple):
     resets and predictions that wait for their targets, and the serving copy's carry; `broken`: streams whose
     carry holds something that is not finite, to be reset at the next step; `skipped`: updates left out for that
     reason; `key`: of fresh carries; `steps`: how many were taken, in two words, low first (a long stream has more
-    than one word counts); `phase`: the place within `update_every` steps; `estimate`: what an estimator keeps.
+    than one word counts); `phase`: the place within `update_every` steps; `estimate`: what an estimator keeps;
+    `owed`: gradients of the leaves that algorithms learn themselves, of steps without a target, to be added to those of
+    the next step with one.
     """
 
     model: PyTree
@@ -54,6 +56,7 @@ class Memory(NamedTuple):
     skipped: Shaped[Array, ""]
     key: PRNGKeyArray
     estimate: PyTree = ()
+    owed: PyTree = ()
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["packing"])
@@ -96,16 +99,45 @@ def fitted(model):
 
 
 def untrained(model):
-    """For every array of the model, whether no optimiser moves it: it fits itself, or is fixed."""
-    is_own = lambda node: isinstance(node, Fitted | Fixed)
+    """For every array of the model, whether no optimiser moves it: it fits itself, or is fixed, as those of an
+    algorithm that learns nothing itself."""
+    is_own = lambda node: isinstance(node, Fitted | Fixed) or (is_algorithm(node) and not node.learns)
     mark = lambda node: jax.tree.map(lambda _: is_own(node), eqx.filter(node, eqx.is_array))
     return jax.tree.map(mark, model, is_leaf=is_own)
 
 
+def of_algorithms(model):
+    """For every array of the model, whether it is a leaf of an algorithm."""
+    mark = lambda node: jax.tree.map(lambda _: is_algorithm(node), eqx.filter(node, eqx.is_array))
+    return jax.tree.map(mark, model, is_leaf=is_algorithm)
+
+
+def total(each, there):
+    """The sum over the streams that have a target."""
+    return jnp.sum(jnp.where(there, each, 0))
+
+
 def mean(each, there):
     """The mean over the streams that have a target; 0 when none has."""
-    each = jnp.where(there, each, 0)
-    return jnp.sum(each) / jnp.maximum(there.sum(), 1).astype(each.dtype)
+    return total(each, there) / jnp.maximum(there.sum(), 1).astype(each.dtype)
+
+
+def scored(loss, prediction, target):
+    """The loss of one prediction, NaN where there is no target, and whether there is one. A NaN (of integers: a
+    negative one) is missing, entry by entry."""
+    if jnp.issubdtype(target.dtype, jnp.integer):
+        there = (target >= 0).all()
+        each = loss(prediction, jnp.maximum(target, 0))
+    else:
+        given = jnp.isfinite(target)
+        there = given.any()
+        own = jax.lax.stop_gradient(prediction).astype(target.dtype)
+        filled = jnp.where(given, target, own).astype(prediction.dtype)
+        # A mean over all entries, of which the missing ones are free of error: rescaled to those given.
+        share = jnp.maximum(given.sum(), 1) / max(given.size, 1)
+        each = loss(prediction, filled)
+        each = each / share.astype(each.dtype)
+    return jnp.where(there, each, jnp.nan), there
 
 
 def missing_where(flag, target):

@@ -19,8 +19,11 @@ from ._memory import (
     fitted,
     mean,
     missing_where,
+    of_algorithms,
+    scored,
     states,
     states_only,
+    total,
     untrained,
 )
 from ._select import select
@@ -54,6 +57,8 @@ class Step:
         arrays, self.static = eqx.partition(model, eqx.is_array)
         #: which arrays of the model the optimiser moves: not those that fit themselves
         self.trained = jax.tree.map(lambda leaf, own: eqx.is_inexact_array(leaf) and not own, arrays, untrained(model))
+        #: and which of these algorithms learn by themselves, targets or not
+        self.own = jax.tree.map(lambda trained, own: trained and own, self.trained, of_algorithms(model))
 
     def init(self, arrays, key_carry, key) -> Memory:
         """What is known before the first step."""
@@ -72,6 +77,7 @@ class Step:
             phase=jnp.zeros((), jnp.int32),
             skipped=jnp.zeros((), jnp.int32),
             key=key,
+            owed=eqx.filter(zeros, self.own),
             estimate=self.estimator.init(trained, carry, key=jax.random.fold_in(key, 1)),
         )
 
@@ -182,7 +188,8 @@ class Step:
         def objective(trained, carry):
             new, prediction = self.forward(eqx.combine(trained, fixed), carry, x)
             each, there = self.score(prediction, target)
-            return mean(each, there), (new, prediction, each, there)
+            # The sum, so that algorithms see each stream's own cotangent; the mean is taken of gradients.
+            return total(each, there), (new, prediction, each, there)
 
         (loss, aux), gradient, estimate = self.estimator.estimate(
             objective,
@@ -194,9 +201,23 @@ class Step:
             restart=restart,
         )
         carry, prediction, each, there = jax.lax.stop_gradient(aux)
+        if self.streams is not None:
+            count = jnp.maximum(there.sum(), 1)
+            gradient = jax.tree.map(lambda g: g / count.astype(g.dtype), gradient)
         sound = ~there.any() | (jnp.isfinite(loss) & finite(gradient))
-        memory = self._accumulate(memory._replace(carry=carry, estimate=estimate), gradient, there.any() & sound)
+        memory = memory._replace(carry=carry, estimate=estimate)
+        if jax.tree.leaves(memory.owed):
+            memory, gradient = self._with_owed(memory, gradient, there.any())
+        memory = self._accumulate(memory, gradient, there.any() & sound)
         return memory, prediction, each, there, sound
+
+    def _with_owed(self, memory: Memory, gradient, there):
+        """The gradient with what steps without a target still owe to the leaves that algorithms learn themselves."""
+        own, rest = eqx.partition(gradient, self.own)
+        own = jax.tree.map(jnp.add, own, memory.owed)
+        keep = ~there & finite(own)
+        owed = jax.tree.map(lambda g: jnp.where(keep, g, 0), own)
+        return memory._replace(owed=owed), eqx.combine(own, rest)
 
     def _learn_window(self, memory: Memory, carry, x, target, reset, restart):
         """Remember the step; at a window's end differentiate all of it."""
@@ -281,21 +302,8 @@ class Step:
 
     def score(self, prediction, target):
         """The loss of each stream, NaN where there is no target, and whether there is one."""
-
-        def one(prediction, target):
-            if jnp.issubdtype(target.dtype, jnp.integer):
-                there = (target >= 0).all()
-                return self.loss(prediction, jnp.maximum(target, 0)), there
-            given = jnp.isfinite(target)
-            own = jax.lax.stop_gradient(prediction).astype(target.dtype)
-            filled = jnp.where(given, target, own).astype(prediction.dtype)
-            # A mean over all entries, of which the missing ones are free of error: rescaled to those given.
-            share = jnp.maximum(given.sum(), 1) / max(given.size, 1)
-            loss = self.loss(prediction, filled)
-            return loss / share.astype(loss.dtype), given.any()
-
-        each, there = one(prediction, target) if self.streams is None else jax.vmap(one)(prediction, target)
-        return jnp.where(there, each, jnp.nan), there
+        one = lambda prediction, target: scored(self.loss, prediction, target)
+        return one(prediction, target) if self.streams is None else jax.vmap(one)(prediction, target)
 
     def _accumulate(self, memory: Memory, gradient, learned) -> Memory:
         if self.update_every == 1:

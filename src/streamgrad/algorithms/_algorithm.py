@@ -60,6 +60,11 @@ class Algorithm(eqx.Module):
 
     credit: ClassVar[Literal["trace", "carry"]] = "trace"
 
+    @property
+    def learns(self) -> bool:
+        """Whether it has leaves of its own that an optimiser moves; those of any other are held fixed."""
+        return False
+
     def bind(self, core: Core, state: PyTree, x: Any) -> Self:
         """Fit the algorithm to a core, from shapes alone: make patterns, refuse what does not fit."""
         del core, state, x

@@ -20,10 +20,12 @@ def require_bank(algorithm: Any, core: Core, *, fits: bool = True, need: str = "
     if isinstance(core, Bank) and fits:
         return
     kind = type(core).__name__
+    if not isinstance(core, Bank):
+        kind += " (of sg.cells.Function, Chain, or GRU(reset_before=True))"
     raise TypeError(
         f"{type(algorithm).__name__} needs {need or 'a cell made of drives'}, got {kind}"
         + (f" with {describe(core)}" if isinstance(core, Bank) else "")
-        + f": use {instead}, or an algorithm for every cell (sg.SnAp, sg.UORO, sg.DODGE, sg.TBPTT)."
+        + f": use {instead}, or an algorithm for every cell (sg.UORO, sg.DODGE, sg.TBPTT)."
     )
 
 

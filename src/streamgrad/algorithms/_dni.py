@@ -20,13 +20,15 @@ class DNI(Online):
     $$\hat c_t = A\, \tilde h_t, \quad \tilde h_t = [s_t; y^*_t; 1], \qquad g_t = \hat c_t\, I_t, \qquad
       A \leftarrow A - \eta\, (\hat c_t - \delta_t - A' \tilde h_{t+1}\, D_{t+1})\, \tilde h_t^\top$$
 
-    A is a leaf of the algorithm and learns through the model's own optimiser, from gradients: $-\delta_t \tilde
-    h_t^\top$ at step t, and the rest, $(\hat c_t - A' \tilde h_{t+1} D_{t+1}) \tilde h_t^\top$, at the step after. $A'$
-    follows A slowly, $A' \leftarrow A' + \tau (A - A')$, so that the target stands still; it is part of the trace. All
-    streams share A, and a reset leaves it alone. It starts at zero: at first nothing learns but A.
+    A is a leaf of the algorithm and learns through the model's own optimiser, from gradients: $(\hat c_t - \delta_t)
+    \tilde h_t^\top$ at step t, and what only the step after can tell, $-A' \tilde h_{t+1} D_{t+1} \tilde h_t^\top$,
+    then (after a reset there is nothing that follows). $A'$ follows A slowly, $A' \leftarrow A' + \tau (A - A')$, so
+    that the target stands still; it is part of the trace, one for each stream, and starts at A. All streams share A,
+    and a reset leaves it alone. It starts at zero: at first nothing learns but A.
 
     - `slowness`: 1/τ >= 1, in steps;
-    - `context_size`: the length of y*, which the layer takes as `layer(carry, x, context=y)`; 0: none.
+    - `context_size`: the length of y*, which the layer takes as `layer(carry, x, context=y)`, in a loop of your own; 0:
+      none.
 
     Give A a rate of its own when the rest learns by plain descent: its error is squared, and its inputs are not
     normalised (`optax.multi_transform`, by `jax.tree.map` over the model's leaves, `model...algorithm.weight`).
@@ -40,6 +42,10 @@ class DNI(Online):
     weight: Float[Array, "rows features"] | None = None
     slowness: float = eqx.field(static=True, default=10.0)
     context_size: int = eqx.field(static=True, default=0)
+
+    @property
+    def learns(self):
+        return True
 
     def __check_init__(self):
         if not self.slowness >= 1:
@@ -67,22 +73,23 @@ class DNI(Online):
         del key
         # No step before the first: with h̃ = 0 its regression has no gradient.
         weight = self._bound()
-        return weight, jnp.zeros(weight.shape[1], weight.dtype)
+        return jnp.array(weight, copy=True), jnp.zeros(weight.shape[1], weight.dtype)
 
     def advance(self, core, trace, state, x, context):
         (slow, before), weight = trace, self._bound()
         new, _, pull = products(core, state, x)
         features = self._features(new, context)
         target = cotangent_to_rows(pull(rows_to_cotangent(slow @ features, wide(new)))[1])
-        guessed = pull(rows_to_cotangent(weight @ features, wide(new)))[0]
-        late = jnp.outer(weight @ before - target, before)
+        guess = weight @ features
+        guessed = pull(rows_to_cotangent(guess, wide(new)))[0]
+        known = jnp.outer(guess, features) - jnp.outer(target, before)
         slow = slow + (weight - slow) / self.slowness
-        return new, (slow, features), (guessed, features, late)
+        return new, (slow, features), (guessed, features, known)
 
     def pullback(self, core, residual, cotangent):
-        guessed, features, late = residual
+        guessed, features, known = residual
         delta = cotangent_to_rows(wide(cotangent))
-        by_weight = late - jnp.outer(delta, features)
+        by_weight = known - jnp.outer(delta, features)
         own = eqx.tree_at(lambda dni: dni.weight, self, by_weight.astype(self._bound().dtype))
         return own, as_gradient(guessed, core)
 

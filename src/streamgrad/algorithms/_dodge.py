@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ._algorithm import Online
-from ._products import as_gradient, inner, normal, parameters_of, products, scaled, traits, wide
+from ._products import TINY, as_gradient, inner, norm, normal, parameters_of, products, scaled, traits, wide
 
 
 class DODGE(Online):
@@ -20,8 +20,8 @@ class DODGE(Online):
 
     - `direction`: None, then u is drawn from N(0, 1) for each stream and sequence, and the mean of the gradient over
       it is exact; or a guess of the gradient, shaped like the parameters of `cell.core()`: then the gradient is
-      projected on it, $g_t = (\delta_t \cdot \dot s_t)\, u / |u|^2$, biased, without variance. The
-      guess is constant, and takes no gradient itself.
+      projected on it (u is the guess over its length), biased, without variance. The guess is constant, and takes no
+      gradient itself.
     - `horizon`: every so many steps a fresh direction is drawn, and credit starts anew from there (biased); None: at
       resets alone. On an endless stream choose a number, since along one direction not much is learned.
 
@@ -59,7 +59,8 @@ class DODGE(Online):
     def init(self, core, state, *, key):
         still = jax.tree.map(jnp.zeros_like, wide(state))
         if self.direction is not None:
-            return still, jax.lax.stop_gradient(wide(self.direction)), ()
+            guess = jax.lax.stop_gradient(wide(self.direction))
+            return still, scaled(1 / jnp.maximum(norm(guess), TINY), guess), ()
         key, fresh = jax.random.split(key)
         age = () if self.horizon is None else (jnp.zeros((), jnp.int32), key)
         return still, normal(fresh, parameters_of(core)), age
@@ -81,8 +82,6 @@ class DODGE(Online):
     def pullback(self, core, residual, cotangent):
         tangent, u = residual
         along = inner(cotangent, tangent)
-        if self.direction is not None:
-            along = along / inner(jax.tree.map(jnp.conj, u), u)
         return None, as_gradient(scaled(along, jax.tree.map(jnp.conj, u)), core)
 
     def traits(self, core):

@@ -8,12 +8,10 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from ..influence import Internal
-from ._banks import require_bank
-from ._structured import Structured
+from ._internal import Internally
 
 
-class EProp(Structured):
+class EProp(Internally):
     r"""e-prop: eligibility traces of each unit's internal state, weighed by a learning signal from above.
 
     $$\epsilon_t = \left.\frac{\partial s_t}{\partial s_{t-1}}\right|_{\text{drives}} \epsilon_{t-1} + I_t, \qquad
@@ -40,17 +38,9 @@ class EProp(Structured):
         if not 0 <= self.low_pass < 1:
             raise ValueError(f"EProp(low_pass=κ) needs 0 <= κ < 1, got {self.low_pass!r}.")
 
-    @property
-    def order(self):
-        return 1
-
-    def bind(self, core: Any, state, x):
-        require_bank(self, core)
-        return dataclasses.replace(self, layout=Internal())
-
     def init(self, core: Any, state, *, key):
-        trace = super().init(core, state, key=key)
-        return (trace, trace) if self.low_pass else trace
+        trace = lambda: super(EProp, self).init(core, state, key=key)
+        return (trace(), trace()) if self.low_pass else trace()
 
     def advance(self, core: Any, trace, state, x, context):
         if not self.low_pass:
@@ -70,4 +60,6 @@ class EProp(Structured):
         if not self.low_pass:
             return traits
         reason = "each spike's effect is filtered as by a leaky readout; under such a readout, " + traits.reason
-        return dataclasses.replace(traits, bias="biased", reason=reason, bytes=2 * traits.bytes)
+        twice = {name: 2 * getattr(traits, name) for name in ("kept", "bytes", "temporaries")}
+        flops = traits.flops + 2 * traits.kept
+        return dataclasses.replace(traits, bias="biased", reason=reason, flops=flops, **twice)

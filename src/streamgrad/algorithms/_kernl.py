@@ -24,8 +24,9 @@ class KeRNL(Online):
 
     A and γ learn to predict what noise in the state does. Noise ξ is fed into a tangent of the state,
     $\zeta_t = D_t \zeta_{t-1} + \xi_t$, and into the kernel's own account of it, $\omega_t = (1-\gamma) \omega_{t-1} +
-    \xi_t$; the gradient of $\tfrac12 |A \omega_t - \zeta_t|^2$ goes to the model's optimiser, as that of leaves of the
-    algorithm, shared by all streams. (The tangent is the limit of small noise in a second copy of the network.)
+    \xi_t$; the gradient of $\tfrac12 |A \omega_t - \zeta_t|^2$, divided by $1 + |\omega_t|^2$, goes to the model's
+    optimiser, as that of leaves of the algorithm, shared by all streams. (The tangent is the limit of small noise in a
+    second copy of the network.) Clip it apart from the rest, by `optax.multi_transform`: it is no part of the loss.
 
     - `weight`: A, (units, units), starts at the identity; `rate`: γ, (units,), starts at 1/`timescale` and is held in
       [0, 1]; `learn=False` fixes both. With A = 1 and γ = α on a leaky network it is `RFLO`.
@@ -39,6 +40,10 @@ class KeRNL(Online):
     rate: Float[Array, " units"] | None = None
     timescale: float = eqx.field(static=True, default=10.0)
     learn: bool = eqx.field(static=True, default=True)
+
+    @property
+    def learns(self):
+        return self.learn
 
     def __check_init__(self):
         if not self.timescale >= 1:
@@ -65,8 +70,8 @@ class KeRNL(Online):
 
     def init(self, core: Any, state, *, key):
         traces = tuple(jnp.zeros(weights.shape, trace_dtype(weights.dtype)) for weights in core.weights)
-        zero = jnp.zeros(core.units, trace_dtype(core.dtype))
-        return traces, (zero, zero, zero, key)
+        zero = lambda: jnp.zeros(core.units, trace_dtype(core.dtype))
+        return traces, (zero(), zero(), zero(), key)
 
     def advance(self, core: Any, trace, state, x, context):
         del context
@@ -93,8 +98,11 @@ class KeRNL(Online):
         by_core = eqx.tree_at(lambda bank: bank.weights, core, gradient)
         if not self.learn:
             return None, by_core
-        error = weight @ omega - zeta
-        own = jnp.outer(error, omega), (error @ weight) * by_rate
+        rate = self._bound()[1]
+        error = (weight @ omega - zeta) / (1 + omega @ omega)
+        by_rate = (error @ weight) * by_rate
+        outward = ((rate <= 0) & (by_rate > 0)) | ((rate >= 1) & (by_rate < 0))
+        own = jnp.outer(error, omega), jnp.where(outward, 0, by_rate)
         return eqx.tree_at(lambda a: (a.weight, a.rate), self, own), by_core
 
     def traits(self, core: Any):

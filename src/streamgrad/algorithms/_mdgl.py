@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from ..influence import Internal
 from ._algorithm import Online
@@ -63,7 +64,7 @@ class MDGL(Online):
             heard = said_back(core, checked_types("MDGL", self.types, core.units), by_drive)
         own = Internal().pullback(core, now, cotangent)
         hop = tuple((heard.astype(j.dtype) * j).astype(w.dtype) for j, w in zip(before, core.weights, strict=True))
-        return None, eqx.tree_at(lambda bank: bank.weights, own, jax.tree.map(lambda a, b: a + b, own.weights, hop))
+        return None, eqx.tree_at(lambda bank: bank.weights, own, jax.tree.map(jnp.add, own.weights, hop))
 
     def traits(self, core: Any):
         size = core.entries * core.structure.parameters

@@ -31,6 +31,9 @@ class ModProp(Online):
     - `types`: as of `MDGL`; memory is one trace for each type (None: one for each unit);
     - `decay`: μ >= 0; with 0 it is MDGL.
 
+    It stays bounded while $\mu$ times the largest eigenvalue of $N_\gamma \bar W_{\alpha\gamma}$ is below 1: nothing
+    else holds the hops together, since the derivatives of the units are left out.
+
     Raises `TypeError` when bound to anything but a cell made of drives, one of which hears the other units;
     `ValueError` for types or a decay that do not fit.
 

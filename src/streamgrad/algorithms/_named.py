@@ -56,9 +56,9 @@ def algorithm(name: str) -> Algorithm:
     """An algorithm by name, capitals or not: RTRL, UORO, SnAp-2, TBPTT-32, ...
 
     Raises `ValueError` for one that there is not."""
-    kind, hyphen, number = name.lower().partition("-")
-    if not hyphen and kind in _PLAIN:
-        return _PLAIN[kind]()
+    kind, _, number = name.lower().partition("-")
+    if (plain := name.lower().replace("-", "")) in _PLAIN:  # e-prop, KF-RTRL
+        return _PLAIN[plain]()
     if kind in _NUMBERED and re.fullmatch(r"\d+", number):
         return _NUMBERED[kind](int(number))
     there = [name.partition("-")[0] + "-N" * ("-" in name) for name in NAMED]

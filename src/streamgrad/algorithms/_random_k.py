@@ -48,7 +48,7 @@ class RandomK(Online):
         del state
         shape = (core.entries, core.units, core.units, per_unit(core))  # entry, unit; entered unit, its parameters
         steps = jax.vmap(lambda key: jax.random.permutation(key, core.units - 1)[: self.k - 1])
-        others = 1 + steps(jax.random.split(key, core.units)).T  # how much further round than the unit itself
+        others = 1 + steps(jax.random.split(key, core.units)).T.astype(jnp.int32)  # further round than the unit itself
         own = jnp.zeros((1, core.units), others.dtype)
         paths = (jnp.concatenate([own, others]) + jnp.arange(core.units, dtype=others.dtype)) % core.units
         return jnp.zeros(shape, trace_dtype(core.dtype)), paths
@@ -59,10 +59,12 @@ class RandomK(Online):
         step, each = core.linearise(state, x), np.arange(core.units)
         d = dynamics(core, step).astype(influence.dtype)
         d = d.reshape(core.entries, core.units, core.entries, core.units)
-        new = jnp.zeros_like(influence)
-        for chosen in paths:  # one path into each unit
+
+        def one_path(total, chosen):  # into each unit
             through = d[:, each, :, chosen]  # unit, entry, old entry
-            new = new + jnp.einsum("uab,bu...->au...", through, influence[:, chosen])
+            return total + jnp.einsum("uab,bu...->au...", through, influence[:, chosen]), None
+
+        new = jax.lax.scan(one_path, jnp.zeros_like(influence), paths)[0]
         new = new.at[:, each, each].add(immediate(core, step, influence.dtype))
         return step.state, (new, paths), new
 
@@ -73,7 +75,7 @@ class RandomK(Online):
     def traits(self, core: Any):
         structure, all_ = core.structure, self.k >= core.units or core.structure.diagonal()
         size = structure.rows * structure.parameters
-        return traits(
+        found = traits(
             core,
             bias="exact" if all_ else "biased",
             reason=f"{self.k} of {core.units} units carry influence into each unit"
@@ -84,3 +86,4 @@ class RandomK(Online):
             layout="all of J, updated along random paths",
             reference="Shalev-Merin 2026, arXiv 2603.15195",
         )
+        return dataclasses.replace(found, bytes=found.bytes + 4 * self.k * core.units)  # the paths

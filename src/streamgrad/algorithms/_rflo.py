@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-from ..influence import Internal
-from ._banks import require_bank
-from ._structured import Structured
+from ._internal import Internally
 
 
-class RFLO(Structured):
+class RFLO(Internally):
     r"""Random feedback local online learning: a trace along each unit's own state, without its links.
 
     $$B_t = \left.\frac{\partial s_t}{\partial s_{t-1}}\right|_{\text{drives}} B_{t-1} + I_t, \qquad
@@ -25,14 +22,6 @@ class RFLO(Structured):
 
     Reference: Murray, Local online learning in recurrent networks with random feedback, 2019.
     """
-
-    @property
-    def order(self):
-        return 1
-
-    def bind(self, core: Any, state, x):
-        require_bank(self, core)
-        return dataclasses.replace(self, layout=Internal())
 
     def traits(self, core: Any):
         return self._traits(core, "Murray 2019")

@@ -55,8 +55,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _compare(options: Options) -> int:
-    xs = _rows(options)
+    rows = _rows(options)
     import jax
+    import numpy as np
     from rich.console import Console
 
     import streamgrad as sg
@@ -69,9 +70,10 @@ def _compare(options: Options) -> int:
     named = {name: sg.algorithms.algorithm(name) for name in options.algorithms} or None
     with console.status("") as status:
         found = sg.compare(
-            lambda key: kind(xs.shape[1], options.units, key=key, **wiring),
+            lambda key: kind(rows.shape[1], options.units, key=key, **wiring),
             named,
-            xs,
+            np.nan_to_num(rows[:-1]),
+            rows[1:],
             key=jax.random.key(0),
             rates=options.rates,
             seeds=options.seeds,
@@ -87,7 +89,7 @@ def _compare(options: Options) -> int:
 
 
 def _rows(options: Options):
-    """The rows, each column in units of its own spread so far and about its own mean so far; gaps are 0."""
+    """The rows, each column in units of its own spread so far and about its own mean so far; gaps are NaN."""
     import numpy as np
 
     source, series = open_source(options.source), SERIES.get(options.source)
@@ -106,4 +108,4 @@ def _rows(options: Options):
     mean = np.nancumsum(rows, axis=0) / np.maximum(seen, 1)
     shifted = rows - mean
     spread = np.sqrt(np.nancumsum(shifted**2, axis=0) / np.maximum(seen, 1))
-    return np.nan_to_num(np.clip(shifted / np.where(spread > 0, spread, 1), -10, 10)).astype(np.float32)
+    return np.clip(shifted / np.where(spread > 0, spread, 1), -10, 10).astype(np.float32)

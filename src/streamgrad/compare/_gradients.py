@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._memory import scored
 from ..algorithms import BPTT, Algorithm
 from ..nn import Sequential
 from ..recurrent import Recurrent
@@ -25,7 +26,7 @@ def through_time(make: Callable, loss: Callable) -> Callable:
         def total(model):
             def body(carry, now):
                 carry, y = model(carry, now[0])
-                return carry, loss(y, now[1])
+                return carry, masked(loss, y, now[1])
 
             return jnp.sum(jax.lax.scan(body, model.init(key=key), (xs, targets))[1])
 
@@ -45,7 +46,7 @@ def online(make: Callable, algorithm: Algorithm, loss: Callable) -> Callable:
 
             def objective(model):
                 new, y = model(carry, now[0])
-                return loss(y, now[1]), new
+                return masked(loss, y, now[1]), new
 
             gradient, carry = eqx.filter_grad(objective, has_aux=True)(model)
             return (carry, jax.tree.map(jnp.add, total, of_cell(gradient))), None
@@ -54,6 +55,12 @@ def online(make: Callable, algorithm: Algorithm, loss: Callable) -> Callable:
         return flat(jax.lax.scan(body, start, (xs, targets))[0][1])
 
     return jax.jit(run)
+
+
+def masked(loss: Callable, prediction: Any, target: Any) -> Any:
+    """The loss, 0 where there is no target."""
+    each, there = scored(loss, prediction, target)
+    return jnp.where(there, each, 0)
 
 
 def beside(got: list[Any], want: list[Any]) -> Gradient:

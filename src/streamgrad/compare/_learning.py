@@ -78,7 +78,9 @@ def in_turn(
 def last_target(loss: Callable, targets: Any) -> float:
     """The loss of predicting the target before, in the late part of the stream."""
     late = max(1, int(LATE * len(targets)))
-    return float(jnp.nanmean(jax.vmap(loss)(targets[late - 1 : -1], targets[late:])))
+    both = jnp.isfinite(targets[:-1]).all(1) & jnp.isfinite(targets[1:]).all(1)
+    each = jnp.where(both, jax.vmap(loss)(targets[:-1], targets[1:]), jnp.nan)
+    return float(jnp.nanmean(each[late - 1 :]))
 
 
 class Linear(eqx.Module):

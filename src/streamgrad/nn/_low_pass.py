@@ -39,5 +39,7 @@ class LowPass(eqx.Module):
         return jnp.zeros(self.size, self.dtype)
 
     def __call__(self, carry, x):
+        if x.shape != (self.size,):
+            raise ValueError(f"LowPass expects an input of shape ({self.size},), got {x.shape}.")
         carry = self.decay * carry + x.astype(self.dtype)
         return carry, carry.astype(x.dtype)

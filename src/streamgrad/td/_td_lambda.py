@@ -101,8 +101,9 @@ class TDLambda:
     A model with `sg.nn.Constructive` grows by itself, in `step` and `run`, at the steps of its schedule (not under a
     `jit` of your own, where the structure cannot change: call `grow`). A step compiles once for each stage.
 
-    Raises `TypeError` for a model without the two methods, or with BPTT, which has no online gradient; `ValueError` for
-    γ and λ out of range and for inputs of the wrong shape.
+    Raises `TypeError` for a model without the two methods, with BPTT, which has no online gradient, or with an
+    algorithm that learns leaves of its own (DNI, KeRNL); `ValueError` for γ and λ out of range and for inputs of the
+    wrong shape.
 
     Reference: Sutton, 1988; Sutton et al., Horde, 2011; van Seijen et al., 2016 (accumulating traces).
     """
@@ -123,6 +124,11 @@ class TDLambda:
                 f"{type(model).__name__}: wrap a layer and a readout in sg.nn.Sequential([...])."
             )
         algorithms = [a for a in jax.tree.leaves(model, is_leaf=is_algorithm) if is_algorithm(a)]
+        for own in (a for a in algorithms if a.learns):
+            raise TypeError(
+                f"{type(own).__name__} learns leaves of its own by a regression that is no part of the prediction, and "
+                "that an eligibility trace would weigh by the TD error: use an algorithm without, such as sg.SnAp(1)."
+            )
         if windowed := [a for a in algorithms if a.credit == "carry"]:
             raise TypeError(
                 f"TDLambda needs an online gradient at every step, and {type(windowed[0]).__name__} has none: use "
