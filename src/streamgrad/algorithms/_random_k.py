@@ -64,7 +64,7 @@ class RandomK(Online):
             through = d[:, each, :, chosen]  # unit, entry, old entry
             return total + jnp.einsum("uab,bu...->au...", through, influence[:, chosen]), None
 
-        new = jax.lax.scan(one_path, jnp.zeros_like(influence), paths)[0]
+        new = jax.lax.scan(one_path, jnp.zeros_like(influence), paths, unroll=8)[0]
         new = new.at[:, each, each].add(immediate(core, step, influence.dtype))
         return step.state, (new, paths), new
 
