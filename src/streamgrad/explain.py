@@ -246,11 +246,10 @@ def _cell_text(cell) -> str:
 
 
 def _algorithm_text(algorithm) -> str:
-    name = type(algorithm).__name__
-    for field in ("n", "window"):
-        if hasattr(algorithm, field):
-            return f"{name}({field}={getattr(algorithm, field)})"
-    return name
+    """Its name and the numbers that it was given."""
+    given = {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm) if field.repr}
+    numbers = ", ".join(f"{name}={value}" for name, value in given.items() if isinstance(value, int | float))
+    return type(algorithm).__name__ + (f"({numbers})" if numbers else "")
 
 
 def _layer_text(layer: LayerReport) -> str:
@@ -258,7 +257,7 @@ def _layer_text(layer: LayerReport) -> str:
     lines = [
         f"{layer.path}: {layer.cell}; {layer.algorithm}",
         f"  gradient   {layer.gradient}: {layer.reason}.",
-        f"  influence  {traits.kept:,} of {traits.full:,} entries of J; {_bytes(traits.bytes)} allocated, "
+        f"  influence  {traits.kept:,} numbers for {traits.full:,} entries of J; {_bytes(traits.bytes)} allocated, "
         f"{_bytes(traits.temporaries)} beside it for an update ({traits.layout})",
         "",
         f"  {'method':<18}{'entries kept':>16}{'memory':>12}{'FLOPs a step':>16}{'density of J':>14}  exact",

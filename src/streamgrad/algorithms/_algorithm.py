@@ -32,7 +32,8 @@ class Traits:
     - `bias`: of the gradient for frozen weights; `reason`: the proof or the cause, a sentence;
     - `exact_at_one_step`: whether the gradient of the first step equals backprop's;
     - `zero_leaves`: patterns of leaf names whose gradient is zero by definition;
-    - `kept`, `full`: entries of J inside the pattern, and of J at large (a complex entry counts once);
+    - `kept`: numbers that stand for J: entries inside the pattern, or those of a sketch; `full`: entries of J at
+      large (a complex entry counts once);
     - `bytes`: allocated for the trace; `temporaries`: bytes that its update needs beside it;
     - `flops`: of one trace update, multiply and add counted apart;
     - `layout`: how the trace is laid out; `reference`: where the algorithm comes from.
