@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._decompositions import qr, svd
 from .._dtypes import trace_dtype
 from ._algorithm import Online
 from ._banks import dynamics, require_bank
@@ -93,9 +94,9 @@ class OK(Online):
 
 def _reduced(u, a, key):
     """Two factors of r columns for two of r+1, with u aᵀ the same in the mean and the least variance."""
-    q_u, r_u = jnp.linalg.qr(u)
-    q_a, r_a = jnp.linalg.qr(a)
-    left, s, right = jnp.linalg.svd(r_a @ r_u.T, full_matrices=False)
+    q_u, r_u = qr(u)
+    q_a, r_a = qr(a)
+    left, s, right = svd(r_a @ r_u.T)
     more = u.shape[1] - len(s)  # fewer inputs than columns: the other singular values are zero
     mixed = _mixed(jnp.pad(s, (0, more)), key)[: len(s)].astype(u.dtype)
     return q_u @ (right.T @ mixed), q_a @ (left @ mixed)

@@ -47,7 +47,7 @@ class Sketched(Online):
 
     def init(self, core: Any, state, *, key):
         dtype, rows, p = trace_dtype(core.dtype), core.entries * core.units, per_unit(core)
-        basis = jnp.linalg.qr(jax.random.normal(key, (rows, self.rank), dtype))[0]
+        basis, _ = qr(jax.random.normal(key, (rows, self.rank), dtype))
         return jnp.zeros((core.entries, core.units, p), dtype), jnp.zeros((self.rank, core.units, p), dtype), basis
 
     def advance(self, core: Any, trace, state, x, context):

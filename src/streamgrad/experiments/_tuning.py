@@ -45,5 +45,5 @@ def tuning_views(rates: Sequence[float], length: str, keys: list[str]) -> list[d
     """The table of the tuning runs, if there was a choice."""
     if len(rates) < 2:
         return []
-    title = f"Tuning: loss after {length}, one seed"
+    title = f"Tuning: loss after {length}"
     return [{"view": "table", "title": title, "rows": [*keys, "rate"], "metrics": ["loss"], "split": "tuning"}]

@@ -145,7 +145,7 @@ def _trials(settings: Settings, rows: list[Row]) -> Iterator[Trial]:
 
 def _views(settings: Settings) -> list[dict[str, Any]]:
     note = "credit: the pattern of SnAp-n that entries are kept by. Exact influence, of 16 strings that stay the same."
-    curves = {"view": "curves", "by": ["credit"], "split": "influence", "note": note}
+    curves = {"view": "curves", "x": "tokens seen", "by": ["credit"], "split": "influence", "note": note}
     table = {
         "view": "table",
         "title": "Entries of the influence at the end",
@@ -157,7 +157,7 @@ def _views(settings: Settings) -> list[dict[str, Any]]:
         {**table, "metrics": ["kept", "dropped", "ratio", "share", "entries"]},
         {**curves, "title": "Kept over dropped entries, by tokens seen", "metric": "ratio", "log": True},
         {**curves, "title": "Share of the squares that is kept", "metric": "share"},
-        {"view": "curves", "title": "Bits a character", "metric": "bits", "by": ["learning"], "split": "stream"},
+        {**curves, "title": "Bits a character", "metric": "bits", "by": ["learning"], "split": "stream", "note": ""},
         *tuning_views(settings.rates, f"{settings.tuning_tokens:,} tokens", ["learning"]),
     ]
 

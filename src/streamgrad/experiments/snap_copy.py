@@ -44,7 +44,7 @@ class Settings:
     """Algorithms for dense networks."""
     sparse: tuple[str, ...] = ("Frozen", "BPTT", "RTRL", "SnAp-1", "SnAp-2", "SnAp-3", "UORO", "RFLO")
     """Algorithms for sparse ones."""
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
     """Learning rates of Adam to choose from, half-decades, for every variant by short runs: by the length reached,
     and between equal ones by the bits a character at their end."""
     tuning_tokens: int = 128_000
@@ -127,7 +127,7 @@ def _trials(settings: Settings, rows: list[Row]) -> Iterator[Trial]:
 def _views(settings: Settings) -> list[dict[str, Any]]:
     keys = ["cell", "network", "update", "learning"]
     end = {"view": "table", "title": f"Length reached after {settings.tokens:,} tokens", "rows": [*keys, "rate"]}
-    curves = {"view": "curves", "metric": "length", "by": ["learning"]}
+    curves = {"view": "curves", "x": "tokens seen", "metric": "length", "by": ["learning"]}
     titles = {"token": "updates at every token, BPTT's at the end of a sequence", "sequence": "one update a sequence"}
     return [
         {**end, "metrics": ["length", "bits"], "split": "end"},

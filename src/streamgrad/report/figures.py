@@ -9,7 +9,7 @@ from .plot import Line, Panel, draw
 from .runs import Run
 from .schema import View
 from .tables import label, scale
-from .values import all_keys, final_values, group, in_order, name, rows_of, spread
+from .values import Spread, all_keys, final_values, group, in_order, name, rows_of, spread
 
 PANELS = 9  # at most, in a figure
 
@@ -40,7 +40,7 @@ def curves(run: Run, view: View) -> Picture | None:
     for g in in_order(found):
         steps = sorted(found[g])
         lines[g] = tuple(steps), tuple(spread(found[g][step].values()) for step in steps)
-    return _picture(run, view, keys, lines, "step", "") if lines else None
+    return _picture(run, view, keys, lines) if lines else None
 
 
 def against(run: Run, view: View) -> Picture | None:
@@ -49,7 +49,7 @@ def against(run: Run, view: View) -> Picture | None:
     Lines and panels as in `curves`. Variants without the key `x` are left out, and named in the caption. None if
     there is no row.
     """
-    x = view.x or ""
+    x = view.x
     rows = [row for row in rows_of(run, view) if row.final]
     shown = [row for row in rows if row.variant.get(x) is not None]
     keys = all_keys(shown, view.keys, x)
@@ -62,12 +62,10 @@ def against(run: Run, view: View) -> Picture | None:
         lines[g] = tuple(place[-1] for place in places), tuple(spread(values[place].values()) for place in places)
     without = dict.fromkeys(name(keys, group(row, keys)) for row in rows if row.variant.get(x) is None)
     note = f" Not shown, as they have no {x}: {'; '.join(without)}." if without else ""
-    return _picture(run, view, keys, lines, x, note) if lines else None
+    return _picture(run, view, keys, lines, note) if lines else None
 
 
-def _picture(
-    run: Run, view: View, keys: tuple[str, ...], lines: Mapping[tuple, tuple], x_label: str, note: str
-) -> Picture:
+def _picture(run: Run, view: View, keys: tuple[str, ...], lines: Mapping[tuple, tuple], note: str = "") -> Picture:
     """Draw lines, given by group as x and spreads. Each value of the keys that the view leaves out gets a panel, if
     they are not too many. Lines of the same name have the same style in all figures of the run."""
     metric, own = run.metrics[view.metrics[0]], len(view.keys)
@@ -83,11 +81,21 @@ def _picture(
             if g[own:] == other
         ]
         panels.append(Panel(name(keys[own:], other) if other else "", tuple(found)))
-    png, notes = draw(metric, panels, x_label, log=view.log, steps=view.kind == "curves")
+    png, notes = draw(metric, panels, view.x, log=view.log, steps=view.kind == "curves")
     counts = [s.n + s.lost for _, spreads in lines.values() for s in spreads]
     seeds = (min(counts), max(counts))
-    mark = "bars" if any(isinstance(v, str | bool) for x, _ in lines.values() for v in x) else "bands"
+    named = any(isinstance(v, str | bool) for x, _ in lines.values() for v in x)
+    mark = "bars" if named else "bands"
     means = f"Means over seeds; {mark} from the least to the greatest of them." if seeds[1] > 1 else "One seed."
-    ends = [f"{name(keys, g)} {line[-1].mean * scale(metric):.4g}" for g, (_, line) in lines.items() if line[-1].n]
-    words = f"{label(metric)} by {x_label}. At the right: {'; '.join(ends)}."
+    where = "From the least to the greatest" if named else "At the right"
+    ends = [f"{name(keys, g)} {_ends(x, line, scale(metric), named)}" for g, (x, line) in lines.items() if line[-1].n]
+    words = f"{label(metric)} by {view.x}. {where}: {'; '.join(ends)}."
     return Picture(png, " ".join([means, *notes]) + note, words, seeds)
+
+
+def _ends(x: tuple, line: tuple[Spread, ...], factor: float, named: bool) -> str:
+    """The last mean; of values by name the least and the greatest, and whose they are."""
+    if not named:
+        return f"{line[-1].mean * factor:.4g}"
+    found = sorted((s.mean * factor, str(value)) for value, s in zip(x, line, strict=True) if s.n)
+    return " to ".join(f"{mean:.4g} ({value})" for mean, value in (found[0], found[-1]))

@@ -27,15 +27,16 @@ class Metric:
 
 @dataclass(frozen=True)
 class View:
-    """A table (`metrics` of the final rows, a line for each value of `keys`), curves (over the steps, one for
-    each value of `keys`), or final values against the variant key `x`. `selected`: see `Selection`."""
+    """A table (`metrics` of the final rows, a line for each value of `keys`), curves (over the steps, which are
+    counted in `x`, one for each value of `keys`), or final values against the variant key `x`. `selected`: see
+    `Selection`."""
 
     kind: str
     title: str
     split: str
     metrics: tuple[str, ...]
     keys: tuple[str, ...]
-    x: str | None = None
+    x: str = "step"
     log: bool = False
     note: str = ""
     selected: bool = False
@@ -148,7 +149,7 @@ def read_view(number: int, data: Any, metrics: Mapping[str, Metric], select: Sel
         split=get(data, "split", str),
         metrics=tuple(_known(name, metrics, f"view {number}") for name in names),
         keys=_texts(data, KINDS[kind]),
-        x=get(data, "x", str) if kind == "against" else None,
+        x=get(data, "x", str) if kind == "against" else get(data, "x", str, "step"),
         log=get(data, "log", bool, False),
         note=get(data, "note", str, ""),
         selected=selected,
