@@ -261,6 +261,18 @@ def test_commands_that_are_not_there(capsys):
     assert cli.main(["--version"]) == 0
 
 
+def test_a_reader_that_leaves_early_is_no_error():
+    code = (
+        "import sys, types, streamgrad.cli as cli;"
+        "sys.modules['streamgrad.cli.bench'] = types.SimpleNamespace(main=lambda _: print('row ' * 100_000));"
+        "sys.exit(cli.main(['bench']))"
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
+        process.stdout.close()  # as `| head` does
+        assert (process.stderr.read(), process.wait()) == ("", 1)
+
+
 # As a user runs it: its own process, in single precision.
 
 

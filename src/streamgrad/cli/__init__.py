@@ -7,7 +7,7 @@ for, so that the first forecast of `learn` does not wait for what it does not us
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 
@@ -23,18 +23,17 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, or not 0 after one sentence about what is wrong."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    here = [name for name in COMMANDS if importlib.util.find_spec(f"{__name__}.{name}")]
     name = arguments[0] if arguments else "--help"
     if name in ("--version", "-V"):
         from streamgrad import __version__
 
         print(f"streamgrad {__version__}")
         return 0
-    if name not in here:
+    if name not in COMMANDS:
         wrong = name not in ("--help", "-h")
-        lines = [f"  {command:8} {COMMANDS[command]}" for command in here]
+        lines = [f"  {command:10}  {COMMANDS[command]}" for command in COMMANDS]
         if wrong:
-            print(f"streamgrad has no command {name!r}; it has {', '.join(here)}.", file=sys.stderr)
+            print(f"streamgrad has no command {name!r}; it has {', '.join(COMMANDS)}.", file=sys.stderr)
         else:
             print("usage: streamgrad COMMAND ...\n\n" + "\n".join(lines))
             print("\nstreamgrad COMMAND --help shows the options of a command.")
@@ -50,4 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    return command.main(arguments[1:]) or 0
+    try:
+        status = command.main(arguments[1:]) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output is gone, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to flush
+        return 1
+    return status
