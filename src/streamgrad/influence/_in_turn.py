@@ -53,6 +53,15 @@ def linearise_in_turn(core: Bank, state: Inexact[Array, "entries units"], x) -> 
     return InTurn(jnp.stack(new), tuple(earlier), tuple(own), tuple(drive), inputs)
 
 
+def read_late(core: Bank) -> int:
+    """How many entries of the old state a later one than they still reads: what lies in their place must be copied."""
+    if core.entries == 1:
+        return 0
+    rows = _rows(core.unit, core.entries, core.gates, core.dtype, core.dtype)
+    reads = [row.depends[len(row.earlier) :] for row in rows]
+    return sum(any(reads[b][a] for b in range(a + 1, core.entries)) for a in range(core.entries))
+
+
 class _Row(NamedTuple):
     """The program of a new entry: of the new entries `earlier`, the old ones and the drives; which it depends on."""
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from .._dtypes import real_factor, trace_dtype
 from .._order import computed
 from ..cells import Bank, Link
-from ._in_turn import linearise_in_turn
+from ._in_turn import linearise_in_turn, read_late
 from ._layout import Layout
 from ._materialise import WORTH_SHIELDING, materialise
 
@@ -98,8 +98,8 @@ class Local(Layout[Bank]):
         return real_factor(core.dtype) * per_entry * core.entries * sum(w.size for w, kept in pairs if kept)
 
     def temporaries(self, core):
-        # Updated in place, one entry after another: only the entries that later ones still read are copied.
-        return self.nbytes(core) * (core.entries - 1) // core.entries
+        # Updated in place, one entry after another.
+        return self.nbytes(core) * read_late(core) // core.entries
 
     def describe(self):
         of = "each parameter's" if self.only is None else f"{' and '.join(self.only)}:"
