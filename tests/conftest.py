@@ -7,6 +7,7 @@ The settings go through `jax.config` and not the environment, so that a test tha
 import typing
 
 import jax
+import pytest
 from beartype import BeartypeConf, FrozenDict, beartype
 from jaxtyping import install_import_hook
 
@@ -19,3 +20,11 @@ jax.config.update("jax_disable_most_optimizations", True)
 checked = beartype(conf=BeartypeConf(hint_overrides=FrozenDict({typing.Self: object})))
 
 install_import_hook("streamgrad", f"{__name__}.checked")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory):
+    """Runs that are compared with each other compile the same programs: they are kept on the disk meanwhile."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

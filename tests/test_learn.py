@@ -14,7 +14,6 @@ import time
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from streamgrad import cli
 from streamgrad.cli.journal import Journal, JournalError
@@ -30,24 +29,6 @@ def _rows(n=120, lost=0.1):
     rows[RNG.random((n, 2)) < lost] = np.nan
     rows[:2, 0] = np.nan
     return rows
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_once(tmp_path_factory):
-    """Every run here compiles the same few programs: they are kept on the disk meanwhile."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.mark.parametrize(

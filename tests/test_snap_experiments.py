@@ -47,9 +47,27 @@ def test_a_string_is_said_again_after_its_delimiter(level):
         assert tokens.x.shape == (time, 3, 3) and (np.asarray(tokens.x[:string]).sum(-1) == 1).all()
         assert set(bits.ravel()) <= {0, 1}
         assert (np.asarray(tokens.x[string]) == [0, 0, 1]).all() and not tokens.x[string + 1 :].any()
-        np.testing.assert_array_equal(tokens.asked, [False] * (string + 1) + [True] * string)
+        np.testing.assert_array_equal(tokens.asked.T, [[False] * (string + 1) + [True] * string] * 3)
         np.testing.assert_array_equal(tokens.target[string + 1 :], bits)
     assert lengths == set(range(max(1, level - 5), level + 1))
+
+
+def test_strings_of_lengths_of_their_own():
+    task, lengths = CopyCurriculum(batch=40, lengths="own"), set()
+    for seed in range(3):
+        key, level = jax.random.key(seed), int32(9)
+        ts = jnp.arange(task.length(key, level), dtype=jnp.int32)
+        tokens = jax.vmap(functools.partial(task.at, key, level))(ts)
+        at = np.asarray(tokens.x[..., 2]).argmax(0)  # of the delimiter
+        lengths |= set(at)
+        assert len(tokens.asked) == 2 * at.max() + 1
+        for stream, l in enumerate(at):
+            x, asked = np.asarray(tokens.x[:, stream]), np.asarray(tokens.asked[:, stream])
+            assert (x[:l, :2].sum(-1) == 1).all() and not x[l + 1 :].any() and x[:, 2].sum() == 1
+            np.testing.assert_array_equal(np.flatnonzero(asked), np.arange(l + 1, 2 * l + 1))
+            np.testing.assert_array_equal(tokens.target[asked, stream], x[:l].argmax(-1))
+        assert len({tuple(row) for row in np.asarray(tokens.target.T)}) > 30
+    assert lengths == set(range(4, 10))
 
 
 def test_strings_become_longer_when_they_are_said_well():
@@ -65,47 +83,53 @@ def test_strings_become_longer_when_they_are_said_well():
 
 
 FIXED = CopyCurriculum(batch=2, first=2, most=4, spread=0)
+OWN = CopyCurriculum(batch=3, first=4, most=4, spread=3, lengths="own")
 
 
-def crowd(learning, update):
+def crowd(learning, update, task=FIXED):
     """One whose update is the gradient itself."""
-    made = Crowd(functools.partial(snap_copy.model, "gru", "sparse-4-2", "own", learning, FIXED), FIXED, update)
+    made = Crowd(functools.partial(snap_copy.model, "gru", "sparse-4-2", "own", learning, task), task, update)
     made.optimiser = optax.identity()
     return made
 
 
-def drawn(state, k):
+def drawn(state, k, task=FIXED):
     """The tokens of sequence k of seed 0."""
-    key = jax.random.fold_in(state.key[0], k)
-    return jax.vmap(lambda t: FIXED.at(key, int32(2), t))(jnp.arange(5, dtype=jnp.int32))
+    key, level = jax.random.fold_in(state.key[0], k), int32(task.first)
+    return jax.vmap(lambda t: task.at(key, level, t))(jnp.arange(task.length(key, level), dtype=jnp.int32))
 
 
 def bits(model, cell_state, tokens):
     """The mean bits a character, by a plain loop over cell and readout."""
     recurrent, readout = model.layers
-    total, states = 0.0, [cell_state] * FIXED.batch
-    for t in range(5):
-        for b in range(FIXED.batch):
+    total, asked = 0.0, np.asarray(tokens.asked)
+    time, batch = asked.shape
+    states = [cell_state] * batch
+    for t in range(time):
+        for b in range(batch):
             states[b] = recurrent.cell(states[b], tokens.x[t, b])
-            if t > 2:
+            if asked[t, b]:
                 logits = readout(recurrent.cell.output(states[b], tokens.x[t, b]))
                 total -= jax.nn.log_softmax(logits)[tokens.target[t, b]] / math.log(2)
-    return total / (2 * FIXED.batch)
+    return total / int(asked.sum())
 
 
+@pytest.mark.parametrize("task", [FIXED, OWN], ids=["one length", "own lengths"])
 @pytest.mark.parametrize("learning", ["BPTT", "RTRL"])
-def test_the_gradient_of_a_sequence_is_that_through_time(learning):
-    made = crowd(learning, "sequence")
+def test_the_gradient_of_a_sequence_is_that_through_time(learning, task):
+    made = crowd(learning, "sequence", task)
     state = made.start(jnp.arange(2, dtype=jnp.uint32))
     before = jax.tree.map(lambda leaf: jnp.array(leaf[0], copy=True), state.parameters)
-    tokens = drawn(state, 0)
+    tokens = drawn(state, 0, task)
+    time = len(tokens.asked)
+    assert (tokens.asked.sum(0).min() < (time - 1) // 2) == (task is OWN)
     plain = lambda parameters: bits(made.model(parameters), jnp.zeros((1, 4)), tokens)
     loss, gradient = jax.jit(jax.value_and_grad(plain))(before)
-    state, said = made.run(state, 1.0, 5)
+    state, said = made.run(state, 1.0, time)
     moved = jax.tree.map(lambda old, new: old - new[0], before, state.parameters)
     np.testing.assert_allclose(said[0], loss, rtol=1e-6)
     np.testing.assert_allclose(ravel_pytree(moved)[0], ravel_pytree(gradient)[0], atol=1e-10)
-    assert state.count.tolist() == [1, 1] and state.seen.tolist() == [5, 5] and not state.skipped.any()
+    assert state.count[0] == 1 and state.seen[0] == time and not state.skipped.any()
 
 
 def test_updates_at_every_token_are_those_of_the_learner():
@@ -117,7 +141,7 @@ def test_updates_at_every_token_are_those_of_the_learner():
     learner = sg.Learner(
         model, optax.sgd(0.5), loss=lambda y, c: sg.losses.cross_entropy(y, c) / math.log(2), streams=2
     )
-    targets = jnp.where(tokens.asked[:, None], tokens.target, -1)
+    targets = jnp.where(tokens.asked, tokens.target, -1)
     st, _ = learner.run(learner.init(key=KEY), tokens.x, targets)
     flat = lambda tree: ravel_pytree(eqx.filter(tree, eqx.is_inexact_array))[0]
     got, want = flat(jax.tree.map(lambda leaf: leaf[0], state.parameters)), flat(learner.model(st))

@@ -31,8 +31,8 @@ class State(NamedTuple):
     """Everything that training changes, with a leading axis of seeds.
 
     `key`: of all sequences; `count`: the number of the present one; `t`: its tokens so far; `carry`, `gradient`: its
-    carry, and the sum of its gradients; `said`: the sum of its bits a character, and of how many characters; `seen`:
-    tokens of the whole run; `skipped`: updates left out since they were not finite.
+    carry, and the sum of its gradients; `said`: the sum of its bits, and how many characters they were, each over the
+    minibatch's size; `seen`: tokens of the whole run; `skipped`: updates left out since they were not finite.
     """
 
     parameters: Any
@@ -123,16 +123,16 @@ class Crowd:
 
         def objective(parameters):
             new, logits = jax.vmap(self.model(parameters))(carry, x)
-            bits = jnp.mean(jax.vmap(cross_entropy)(logits, target)) / np.log(2)
-            return jnp.where(asked, bits, 0), new
+            bits = jax.vmap(cross_entropy)(logits, target) / np.log(2)
+            return jnp.mean(jnp.where(asked, bits, 0)), new
 
         (bits, carry), gradient = jax.value_and_grad(objective, has_aux=True)(state.parameters)
         carry, last = jax.lax.stop_gradient(carry), state.t + 1 == length
-        said = jnp.stack([bits, asked.astype(bits.dtype)])
+        said = jnp.stack([bits, jnp.mean(asked, dtype=bits.dtype)])
         total = state.said + said
         state = state._replace(carry=carry, t=jnp.where(last, 0, state.t + 1), seen=state.seen + 1)
         if self.update == "token":
-            state = self._updated(state, gradient, rate, asked)
+            state = self._updated(state, gradient, rate, asked.any())
         else:
             gradient = jax.tree.map(jnp.add, state.gradient, gradient)
             mean = jax.tree.map(lambda g: g / total[1].astype(g.dtype), gradient)
@@ -172,10 +172,10 @@ class Crowd:
             xs, targets, asked = jax.vmap(self.task.at, in_axes=(None, None, 0))(key, state.level, t)
             model, carry = self.model(parameters), self._fresh(parameters, key)
             logits = jax.vmap(lambda c, x: unroll(model, c, x)[1], in_axes=(0, 1), out_axes=1)(carry, xs)
-            bits = jnp.mean(jax.vmap(jax.vmap(cross_entropy))(logits, targets), axis=1) / np.log(2)
-            there = asked & (t < length)
-            said = jnp.sum(there).astype(bits.dtype)
-            return jnp.sum(jnp.where(there, bits, 0)) / said, said
+            bits = jax.vmap(jax.vmap(cross_entropy))(logits, targets) / np.log(2)
+            there = asked & (t < length)[:, None]
+            said = jnp.sum(jnp.mean(there, axis=1, dtype=bits.dtype))
+            return jnp.sum(jnp.mean(jnp.where(there, bits, 0), axis=1)) / said, said
 
         def differentiate(time, parameters):
             return jax.value_and_grad(objective, has_aux=True)(parameters, time)

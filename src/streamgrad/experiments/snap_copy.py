@@ -128,10 +128,10 @@ def _views(settings: Settings) -> list[dict[str, Any]]:
     keys = ["cell", "network", "update", "learning"]
     end = {"view": "table", "title": f"Length reached after {settings.tokens:,} tokens", "rows": [*keys, "rate"]}
     curves = {"view": "curves", "x": "tokens seen", "metric": "length", "by": ["learning"]}
-    titles = {"token": "updates at every token, BPTT's at the end of a sequence", "sequence": "one update a sequence"}
+    titles = {"token": "Updates at every token, BPTT's at the end of a sequence", "sequence": "One update a sequence"}
     return [
         {**end, "metrics": ["length", "bits"], "split": "end"},
-        *({**curves, "title": f"Length reached: {titles[update]}", "split": update} for update in settings.updates),
+        *({**curves, "title": titles[update], "split": update} for update in settings.updates),
         *tuning_views(settings.rates, f"{settings.tuning_tokens:,} tokens", keys),
     ]
 

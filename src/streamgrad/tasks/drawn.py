@@ -1,4 +1,4 @@
-"""Sequences drawn by a key, token by token: nothing is stored, and a minibatch is as long as all of its sequences."""
+"""Sequences drawn by a key, token by token: nothing is stored, and a minibatch is as long as its longest sequence."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 
 class Token(NamedTuple):
-    """A token of every sequence of a minibatch: what is seen, what is to be said, and whether it is asked for."""
+    """A token of every sequence of a minibatch: what is seen, what is to be said, and of which it is asked for."""
 
     x: Array
     target: Int[Array, " batch"]
-    asked: Bool[Array, ""]
+    asked: Bool[Array, " batch"]
 
 
 @runtime_checkable
 class Drawn(Protocol):
-    """Minibatches of `batch` sequences of one length. A key and a level say all about one of them; the level begins at
+    """Minibatches of `batch` sequences. A key and a level say all about one of them; the level begins at
     `first` and may rise up to `most`."""
 
     @property
@@ -32,7 +32,7 @@ class Drawn(Protocol):
         ...
 
     def length(self, key: PRNGKeyArray, level: Int[Array, ""]) -> Int[Array, ""]:
-        """Tokens of these sequences."""
+        """Tokens of the longest of these sequences."""
         ...
 
     def at(self, key: PRNGKeyArray, level: Int[Array, ""], t: Int[Array, ""]) -> Token:

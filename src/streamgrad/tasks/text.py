@@ -103,7 +103,7 @@ class Crops:
         """Character t of each crop, and the one behind it."""
         start = jax.random.randint(key, (self.batch,), 0, len(self.text) - self.crop, jnp.int32)
         both = jnp.asarray(self.text)[(start + t)[:, None] + jnp.arange(2, dtype=jnp.int32)].astype(jnp.int32)
-        return Token(both[:, 0], both[:, 1], jnp.array(True))
+        return Token(both[:, 0], both[:, 1], jnp.ones(self.batch, bool))
 
     def next(self, level: Int[Array, ""], bits: Any) -> Int[Array, ""]:
         """There is one level."""
