@@ -28,3 +28,9 @@ def _compiled_once(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_collection_modifyitems(items):
+    """Files of few and long tests first: a worker that got one last would go on alone."""
+    long = ("test_docs", "test_experiments", "test_snap_experiments", "test_compare", "test_learn", "test_unroll")
+    items.sort(key=lambda item: item.path.stem not in long)
