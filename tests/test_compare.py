@@ -139,6 +139,7 @@ def test_classes_have_their_own_loss():
         (lambda: of(algorithms={"last target": sg.SnAp(1)}), ValueError, "taken"),
         (lambda: _check(None, optax.adam(1e-3), (1e-3,), window=4), TypeError, "function of the rate"),
         (lambda: sg.compare(sg.cells.GRU(1, 2, key=KEY), None, XS, key=KEY, rates=()), ValueError, "rates"),
+        (lambda: sg.compare(sg.cells.GRU(1, 2, key=KEY), None, XS, key=KEY, rates=(0.1, -1.0)), ValueError, "positive"),
         (lambda: sg.compare(sg.cells.GRU(1, 2, key=KEY), None, XS, key=KEY, seeds=0), ValueError, "seeds"),
         (lambda: sg.compare(sg.cells.GRU(1, 2, key=KEY), None, XS, key=KEY, steps=-3), ValueError, "steps"),
         (lambda: sg.compare(sg.cells.GRU(1, 2, key=KEY), None, XS, key=KEY, window=1), ValueError, "window"),

@@ -248,6 +248,7 @@ def test_the_digits_stream_tells_no_label_before_its_answer(shifted):
         ("copy-memory-modes", ["--seeds", "0"]),
         ("copy-memory-modes", ["--training.evaluations", "0"]),
         ("copy-memory-modes", ["--rates"]),
+        ("copy-memory-modes", ["--rates", "0.1", "0"]),
         ("copy-memory", ["--modes", "onlin"]),
         ("copy-memory-depth", ["--hops", "-1"]),
         ("copy-memory-depth", ["--rates", "0.1", "0.2"]),

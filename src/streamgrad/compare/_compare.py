@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -140,8 +141,8 @@ def _check(algorithms: Any, optimiser: Any, rates: Any, **counts: Any) -> None:
         least = 2 if name == "window" else 1
         if isinstance(count, bool) or not isinstance(count, int) or count < least:
             raise ValueError(f"{name} must be an integer >= {least}, got {count!r}.")
-    if not isinstance(rates, tuple | list) or not rates:
-        raise ValueError(f"rates are a tuple of at least one learning rate, got {rates!r}.")
+    if not isinstance(rates, tuple | list) or not rates or not all(0 < rate < math.inf for rate in rates):
+        raise ValueError(f"rates are a tuple of at least one positive learning rate, got {rates!r}.")
     if isinstance(optimiser, optax.GradientTransformation) or not callable(optimiser):
         raise TypeError(f"optimiser is a function of the rate, such as optax.adam, got {optimiser!r}.")
     if algorithms is None:

@@ -13,7 +13,7 @@ import optax
 
 from ..tasks.sequences import Sequences, Splits
 from ._experiment import Experiment, Recorder, Row, Trial
-from ._settings import Mode, Network, Training, at_least, some
+from ._settings import Mode, Network, Training, at_least, positive, some
 from ._training import Part, Problem, train
 from ._tuning import TUNING_SEED, tuned, tuning_views
 
@@ -35,6 +35,7 @@ class Shared:
 
     def __post_init__(self):
         some(self, "modes", "rates")
+        positive(self, "rates")
         at_least(1, self, "tuning_updates", "seeds")
 
 

@@ -13,7 +13,7 @@ import optax
 
 from ..tasks.copy_memory import CopyMemory
 from ._experiment import Recorder
-from ._settings import Training, at_least, some
+from ._settings import Training, at_least, positive, some
 from ._training import Part, Problem, train
 from ._tuning import TUNING_SEED
 
@@ -35,6 +35,7 @@ class Shared:
 
     def __post_init__(self):
         some(self, "rates")
+        positive(self, "rates")
         at_least(1, self, "tuning_updates", "seeds", "sizes")
 
 

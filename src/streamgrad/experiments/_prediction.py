@@ -21,7 +21,7 @@ from ..readout import Readout
 from ..recurrent import Recurrent
 from ..td import TDLambda, TDState
 from ._experiment import Recorder, Row, Trial
-from ._settings import at_least, some, within
+from ._settings import at_least, positive, some, within
 from ._tuning import TUNING_SEED, tuned
 
 
@@ -78,6 +78,7 @@ class Learners:
 
     def __post_init__(self):
         some(self, "learners", "rates")
+        positive(self, "rates")
         at_least(1, self, "tuning_seeds", "seeds", "every")
         at_least(2 * self.every, self, "steps", "tuning_steps")
         within(self, "growing", 0.0, 1.0)

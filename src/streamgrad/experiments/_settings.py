@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any, Literal
 
 from .. import cells
@@ -108,3 +109,10 @@ def some(settings: Any, *names: str) -> None:
     for name in names:
         if not getattr(settings, name):
             raise ValueError(f"{name} must name at least one, got none.")
+
+
+def positive(settings: Any, *names: str) -> None:
+    """Refuse lists that hold anything but positive, finite numbers, by name."""
+    for name in names:
+        if not all(0 < value < math.inf for value in getattr(settings, name)):
+            raise ValueError(f"{name} must be positive, got {getattr(settings, name)}.")

@@ -15,7 +15,7 @@ from .. import losses, optimisers
 from ..learner import Learner
 from ..tasks.sequences import digits
 from ._experiment import Experiment, Recorder, Row, Trial
-from ._settings import Mode, Network, at_least, some
+from ._settings import Mode, Network, at_least, positive, some
 from ._tuning import TUNING_SEED, tuned, tuning_views
 
 PIXELS = 64
@@ -48,6 +48,7 @@ class Settings:
 
     def __post_init__(self):
         some(self, "modes", "rates")
+        positive(self, "rates")
         at_least(1, self, "seeds", "streams", "every")
         at_least(2 * self.streams, self, "images", "tuning_images")
 

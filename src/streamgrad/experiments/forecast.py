@@ -26,7 +26,7 @@ from ..tasks.floors import Floors
 from ..tasks.scores import Scores
 from ._algorithms import algorithm, known
 from ._experiment import Experiment, Recorder, Row, Trial
-from ._settings import at_least, some, within
+from ._settings import at_least, positive, some, within
 from ._tuning import TUNING_SEED, tuned, tuning_views
 
 CELLS = {"vanilla": cells.Vanilla, "gru": cells.GRU, "lstm": cells.LSTM, "leaky": cells.LeakyRNN}
@@ -65,6 +65,7 @@ class Settings:
 
     def __post_init__(self):
         some(self, "series", "rates")
+        positive(self, "rates")
         at_least(1, self, "horizon", "units", "window", "seeds", "every")
         at_least(2, self, "lags")
         within(self, "tuning_share", 0.01, 1.0)

@@ -20,7 +20,7 @@ from ..tasks.copy_curriculum import CopyCurriculum
 from ._algorithms import known
 from ._experiment import Experiment, Recorder, Row, Trial
 from ._minibatches import Crowd, State, train
-from ._settings import at_least, some
+from ._settings import at_least, positive, some
 from ._tuning import TUNING_SEED, tuned, tuning_views
 from .snap_copy import Gates, model, sizes
 
@@ -56,6 +56,7 @@ class Settings:
 
     def __post_init__(self):
         some(self, "learning", "orders", "rates")
+        positive(self, "rates")
         at_least(1, self, "orders", "seeds")
         at_least(self.task.batch, self, "tokens", "tuning_tokens", "every")
         known(self, "learning")

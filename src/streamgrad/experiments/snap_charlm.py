@@ -21,7 +21,7 @@ from ..tasks.text import CLASSES, Crops, Text, gzip_bits, ngram_bits, read_text
 from ._algorithms import algorithm
 from ._experiment import Experiment, Recorder, Row, Trial
 from ._minibatches import Crowd, Update, train
-from ._settings import at_least, some
+from ._settings import at_least, positive, some
 from ._tuning import TUNING_SEED, tuned, tuning_views
 from .snap_copy import Gates, layer, sizes
 
@@ -76,6 +76,7 @@ class Settings:
 
     def __post_init__(self):
         some(self, "learners", "rates")
+        positive(self, "rates")
         at_least(1, self, "embedding", "hidden", "seeds", "batch", "crop")
         at_least(self.batch * self.crop, self, "characters", "tuning_characters", "every")
         at_least(ROW + 1, self, "valid")

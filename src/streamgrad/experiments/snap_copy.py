@@ -20,7 +20,7 @@ from ..wiring import Dense, Sparse
 from ._algorithms import algorithm, known
 from ._experiment import Experiment, Recorder, Row, Trial
 from ._minibatches import Crowd, Update, train
-from ._settings import at_least, some
+from ._settings import at_least, positive, some
 from ._tuning import TUNING_SEED, tuned, tuning_views
 
 Gates = Literal["own", "shared"]
@@ -59,6 +59,7 @@ class Settings:
 
     def __post_init__(self):
         some(self, "cells", "networks", "updates", "rates")
+        positive(self, "rates")
         at_least(1, self, "seeds")
         at_least(self.task.batch, self, "tokens", "tuning_tokens", "every")
         known(self, "dense", "sparse")
