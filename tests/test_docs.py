@@ -95,6 +95,13 @@ def test_the_table_of_algorithms_is_made_from_their_traits(monkeypatch):
         assert algorithms.filled(page) == page, "run: python docs/_algorithms.py"
 
 
+def test_the_speed_page_says_what_the_raw_file_says(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    speed = importlib.import_module("_speed")
+    page = (ROOT / "docs" / "speed.md").read_text("utf-8")
+    assert "bench: cpu.json" in page and speed.filled(page) == page, "run: python docs/_speed.py"
+
+
 def test_the_results_page_says_what_the_raw_files_say(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs")
     results = importlib.import_module("_results")
