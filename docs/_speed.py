@@ -18,7 +18,9 @@ def table(found: dict) -> str:
         aim = f"≤ {row['to_reach']:g} ({row['stretch']:g})"
         if row["name"] == "bandwidth":
             aim = aim.replace("≤", "≥")
-        lines.append(f"| {row['name']} | {row['row']}: {row['detail']} | {times} | {figure} | {aim} | {row['reached']} |")
+        lines.append(
+            f"| {row['name']} | {row['row']}: {row['detail']} | {times} | {figure} | {aim} | {row['reached']} |"
+        )
         if row["name"] == LAST:
             break
     return "\n".join(lines)
