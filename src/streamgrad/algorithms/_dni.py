@@ -60,8 +60,8 @@ class DNI(Online):
         shape = (rows.shape[0], rows.shape[0] + self.context_size + 1)
         if self.weight is None:
             return dataclasses.replace(self, weight=jnp.zeros(shape, rows.dtype))
-        if self.weight.shape != shape:
-            raise ValueError(f"DNI(weight=...) has shape {self.weight.shape}, this cell needs {shape}.")
+        if jnp.shape(self.weight) != shape:
+            raise ValueError(f"DNI(weight=...) has shape {jnp.shape(self.weight)}, this cell needs {shape}.")
         return self
 
     def _bound(self) -> Array:
