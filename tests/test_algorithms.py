@@ -409,7 +409,10 @@ def test_traces_are_at_least_float32(algorithm):
         (lambda: sg.ModProp(decay=-1.0), "μ >= 0"),
         (lambda: sg.DNI(slowness=0.5), "1/τ >= 1"),
         (lambda: sg.DNI(context_size=-1), "integer >= 0"),
-        (lambda: sg.Recurrent(cell_of(sg.cells.Vanilla), sg.DNI(2)), r"shape \(\), this cell needs"),
+        (
+            lambda: sg.Recurrent(cell_of(sg.cells.Vanilla), sg.DNI(jnp.zeros((1, 1)))),
+            r"shape \(1, 1\), this cell needs",
+        ),
         (lambda: sg.KeRNL(timescale=0.1), ">= 1"),
         (lambda: sg.nn.LowPass(3, 1.0), "κ < 1"),
         (lambda: sg.Recurrent(cell_of(sg.cells.Vanilla), sg.MDGL(types=(0, 1))), "3 units"),
