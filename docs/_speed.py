@@ -15,9 +15,8 @@ def table(found: dict) -> str:
     for row in found["rows"]:
         times = "; ".join(f"{name} {_short(time['median'])}" for name, time in row["microseconds_a_step"].items())
         figure = f"{row['ratio']:.2f} {row['meaning']}"
-        aim = f"≤ {row['to_reach']:g} ({row['stretch']:g})"
-        if row["name"] == "bandwidth":
-            aim = aim.replace("≤", "≥")
+        sign = "≥" if row["stretch"] > row["to_reach"] else "≤"
+        aim = f"{sign} {row['to_reach']:g} ({row['stretch']:g})"
         lines.append(
             f"| {row['name']} | {row['row']}: {row['detail']} | {times} | {figure} | {aim} | {row['reached']} |"
         )

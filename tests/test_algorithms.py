@@ -1,6 +1,7 @@
 """What the conformance table cannot say: limits of algorithms, their own leaves, and tests that must fail."""
 
 import dataclasses
+import re
 
 import definitions
 import equinox as eqx
@@ -14,6 +15,7 @@ from oracles import assert_same, named
 
 import streamgrad as sg
 from streamgrad.algorithms import _ok
+from streamgrad.algorithms._decompositions import qr, svd
 
 IN, STEPS = 2, 4
 
@@ -437,3 +439,15 @@ def test_rflo_runs_a_chunk_at_once():
     steps = oracles.online(layer, *problem)
     assert_same(oracles.chunk(layer, *problem), {name: leaf.sum(0, keepdims=True) for name, leaf in steps.items()})
     assert_same(steps, definitions.rflo(layer, cell, problem))
+
+
+@pytest.mark.parametrize(("own", "plain"), [(qr, jnp.linalg.qr), (svd, jnp.linalg.svd)], ids=["qr", "svd"])
+def test_streams_are_decomposed_one_at_a_time(own, plain):
+    """In a batch of them, JAX can wait for ever."""
+    matrices = jax.random.normal(jax.random.key(0), (5, 4, 3))
+    program = lambda function: str(jax.make_jaxpr(jax.vmap(function))(matrices))
+    batched = r"f64\[5,[^\n]* = (qr|svd)\["
+    assert re.search(batched, program(plain)) and not re.search(batched, program(own))
+    apart = zip(*map(own, matrices), strict=True)
+    for got, want in zip(jax.vmap(own)(matrices), apart, strict=True):
+        np.testing.assert_allclose(got, jnp.stack(want), atol=1e-12)

@@ -151,12 +151,13 @@ def test_a_killed_run_goes_on_to_the_same_results(tmp_path):
     rows = [json.loads(line) for line in whole.splitlines()]
     assert [row["split"] for row in rows if row["final"]] == ["tuning"] * 2 + ["valid"] * 2 + ["test"] * 2
     assert not (tmp_path / "whole" / "state").exists()
-    path = tmp_path / "killed"
-    with pytest.raises(KeyboardInterrupt):
-        run(path, tiny(), stop_after=7)
-    with open(path / "results.jsonl", "a") as file:
-        file.write('{"half a li')
-    assert run(path, tiny()) == whole
+    for stop in (1, 7):  # before any state was kept, and after
+        path = tmp_path / str(stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(path, tiny(), stop_after=stop)
+        with open(path / "results.jsonl", "a") as file:
+            file.write('{"half a li')
+        assert run(path, tiny()) == whole
     header = json.loads((path / "run.json").read_text())
     assert header["finished"] and header["config"]["training"]["updates"] == 6
 

@@ -8,10 +8,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._decompositions import qr, svd
 from .._dtypes import trace_dtype
 from ._algorithm import Online
 from ._banks import dynamics, require_bank
+from ._decompositions import qr, svd
 from ._kronecker import by_drives, gradient, groups, heard, size
 from ._products import traits
 

@@ -9,11 +9,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._decompositions import qr
 from .._dtypes import real_factor, trace_dtype
 from ..influence import immediate, own_dynamics, per_unit, unpack
 from ._algorithm import Online
 from ._banks import dynamics, require_bank
+from ._decompositions import qr
 from ._products import traits
 
 

@@ -34,7 +34,7 @@ class Shared:
     training: Training = dataclasses.field(default_factory=Training)
 
     def __post_init__(self):
-        some(self, "modes", "rates")
+        some(self, "modes")
         positive(self, "rates")
         at_least(1, self, "tuning_updates", "seeds")
 

@@ -13,7 +13,7 @@ import optax
 
 from ..tasks.copy_memory import CopyMemory
 from ._experiment import Recorder
-from ._settings import Training, at_least, positive, some
+from ._settings import Training, at_least, positive
 from ._training import Part, Problem, train
 from ._tuning import TUNING_SEED
 
@@ -34,7 +34,6 @@ class Shared:
     training: Training = dataclasses.field(default_factory=Training)
 
     def __post_init__(self):
-        some(self, "rates")
         positive(self, "rates")
         at_least(1, self, "tuning_updates", "seeds", "sizes")
 

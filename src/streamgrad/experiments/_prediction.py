@@ -77,7 +77,7 @@ class Learners:
     """...and their forget biases around this instead of 0."""
 
     def __post_init__(self):
-        some(self, "learners", "rates")
+        some(self, "learners")
         positive(self, "rates")
         at_least(1, self, "tuning_seeds", "seeds", "every")
         at_least(2 * self.every, self, "steps", "tuning_steps")

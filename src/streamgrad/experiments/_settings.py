@@ -112,7 +112,8 @@ def some(settings: Any, *names: str) -> None:
 
 
 def positive(settings: Any, *names: str) -> None:
-    """Refuse lists that hold anything but positive, finite numbers, by name."""
+    """Refuse lists that are empty or hold anything but positive, finite numbers, by name."""
     for name in names:
-        if not all(0 < value < math.inf for value in getattr(settings, name)):
-            raise ValueError(f"{name} must be positive, got {getattr(settings, name)}.")
+        values = getattr(settings, name)
+        if not values or not all(0 < value < math.inf for value in values):
+            raise ValueError(f"{name} must be at least one positive number, got {values}.")

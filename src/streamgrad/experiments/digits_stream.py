@@ -47,7 +47,7 @@ class Settings:
     network: Network = dataclasses.field(default_factory=lambda: Network(depth=2, width=64, units=64, dropout=0.0))
 
     def __post_init__(self):
-        some(self, "modes", "rates")
+        some(self, "modes")
         positive(self, "rates")
         at_least(1, self, "seeds", "streams", "every")
         at_least(2 * self.streams, self, "images", "tuning_images")

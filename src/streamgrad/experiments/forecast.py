@@ -64,7 +64,7 @@ class Settings:
     """Rows between two rows of results."""
 
     def __post_init__(self):
-        some(self, "series", "rates")
+        some(self, "series")
         positive(self, "rates")
         at_least(1, self, "horizon", "units", "window", "seeds", "every")
         at_least(2, self, "lags")

@@ -55,7 +55,7 @@ class Settings:
     """Strings of 16 bits, from the beginning to the end."""
 
     def __post_init__(self):
-        some(self, "learning", "orders", "rates")
+        some(self, "learning", "orders")
         positive(self, "rates")
         at_least(1, self, "orders", "seeds")
         at_least(self.task.batch, self, "tokens", "tuning_tokens", "every")

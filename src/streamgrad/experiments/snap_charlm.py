@@ -75,7 +75,7 @@ class Settings:
     """Characters of a crop; no gradient crosses its beginning."""
 
     def __post_init__(self):
-        some(self, "learners", "rates")
+        some(self, "learners")
         positive(self, "rates")
         at_least(1, self, "embedding", "hidden", "seeds", "batch", "crop")
         at_least(self.batch * self.crop, self, "characters", "tuning_characters", "every")

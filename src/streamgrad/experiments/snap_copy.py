@@ -58,7 +58,7 @@ class Settings:
     task: CopyCurriculum = dataclasses.field(default_factory=CopyCurriculum)
 
     def __post_init__(self):
-        some(self, "cells", "networks", "updates", "rates")
+        some(self, "cells", "networks", "updates")
         positive(self, "rates")
         at_least(1, self, "seeds")
         at_least(self.task.batch, self, "tokens", "tuning_tokens", "every")

@@ -85,17 +85,18 @@ def _picture(run: Run, view: View, keys: tuple[str, ...], lines: Mapping[tuple, 
     counts = [s.n + s.lost for _, spreads in lines.values() for s in spreads]
     seeds = (min(counts), max(counts))
     named = any(isinstance(v, str | bool) for x, _ in lines.values() for v in x)
-    mark = "bars" if named else "bands"
+    mark, where, end = ("bars", "From the least to the greatest", _range) if named else ("bands", "At the right", _last)
     means = f"Means over seeds; {mark} from the least to the greatest of them." if seeds[1] > 1 else "One seed."
-    where = "From the least to the greatest" if named else "At the right"
-    ends = [f"{name(keys, g)} {_ends(x, line, scale(metric), named)}" for g, (x, line) in lines.items() if line[-1].n]
+    ends = [f"{name(keys, g)} {end(x, line, scale(metric))}" for g, (x, line) in lines.items() if line[-1].n]
     words = f"{label(metric)} by {view.x}. {where}: {'; '.join(ends)}."
     return Picture(png, " ".join([means, *notes]) + note, words, seeds)
 
 
-def _ends(x: tuple, line: tuple[Spread, ...], factor: float, named: bool) -> str:
-    """The last mean; of values by name the least and the greatest, and whose they are."""
-    if not named:
-        return f"{line[-1].mean * factor:.4g}"
+def _last(x: tuple, line: tuple[Spread, ...], factor: float) -> str:
+    return f"{line[-1].mean * factor:.4g}"
+
+
+def _range(x: tuple, line: tuple[Spread, ...], factor: float) -> str:
+    """The least and the greatest mean, and whose they are."""
     found = sorted((s.mean * factor, str(value)) for value, s in zip(x, line, strict=True) if s.n)
     return " to ".join(f"{mean:.4g} ({value})" for mean, value in (found[0], found[-1]))
