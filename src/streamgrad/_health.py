@@ -9,7 +9,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._memory import Memory, is_carry
+from ._memory import is_carry
+from .train import Memory
 
 # Far beyond what a healthy run shows, and far below where float32 overflows.
 LARGE_STATE, LARGE_TRACE, LARGE_WEIGHT = 1e6, 1e12, 1e4

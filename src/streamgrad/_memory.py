@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Bool, Float
 
 from ._packing import Packing
 from .algorithms import Algorithm, Carry
@@ -31,34 +31,6 @@ class Output(NamedTuple):
     learned: Bool[Array, ...]
 
 
-class Memory(NamedTuple):
-    """Everything a learner knows, as one pytree.
-
-    `model`: the arrays of the model; `carry`: of the learning copy; `optimiser`: its state;
-    `gradient`: the sum so far of `update_every` steps; `window`: past steps, under BPTT; `pending`: inputs,
-    resets and predictions that wait for their targets, and the serving copy's carry; `broken`: streams whose
-    carry holds something that is not finite, to be reset at the next step; `skipped`: updates left out for that
-    reason; `key`: of fresh carries; `steps`: how many were taken, in two words, low first (a long stream has more
-    than one word counts); `phase`: the place within `update_every` steps; `estimate`: what an estimator keeps;
-    `owed`: gradients of the leaves that algorithms learn themselves, of steps without a target, to be added to those of
-    the next step with one.
-    """
-
-    model: PyTree
-    carry: PyTree
-    optimiser: PyTree
-    gradient: PyTree
-    window: PyTree
-    pending: PyTree
-    broken: Bool[Array, ...]
-    steps: Shaped[Array, 2]
-    phase: Shaped[Array, ""]
-    skipped: Shaped[Array, ""]
-    key: PRNGKeyArray
-    estimate: PyTree = ()
-    owed: PyTree = ()
-
-
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["packing"])
 class LearnerState:
     """The whole state of a learner, packed into few arrays: a checkpoint of it is complete.
@@ -73,8 +45,8 @@ class LearnerState:
         self.arrays, self.packing = arrays, packing
 
     @property
-    def memory(self) -> Memory:
-        """The parts, unpacked."""
+    def memory(self) -> Any:
+        """The parts, a `streamgrad.train.Memory`."""
         return self.packing.unpack(self.arrays)
 
     @property

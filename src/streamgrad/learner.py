@@ -17,11 +17,11 @@ from jaxtyping import Array, PRNGKeyArray
 from . import _health as health
 from ._compile import compiler_options
 from ._growth import grown, overlaid
-from ._memory import LearnerState, Memory, Output, finite_by_stream, is_algorithm, states_only
+from ._memory import LearnerState, Output, is_algorithm, of_algorithms, states_only
 from ._packing import Packing
-from ._step import Step
-from .estimators import Differentiate, Estimator
+from .estimators import Estimator
 from .nn import check_unroll
+from .train import Descent, Loss, Memory, Program, Skip, Window, check, trained
 
 
 class Learner:
@@ -94,7 +94,7 @@ class Learner:
             raise ValueError(f"streams must be None or an integer >= 1, got {streams!r}.")
         algorithms = [a for a in jax.tree.leaves(model, is_leaf=is_algorithm) if is_algorithm(a)]
         windowed = estimator is None and any(a.credit == "carry" for a in algorithms)
-        own = self._checked_estimator(model, estimator, streams, chunked)
+        self._check_estimator(model, estimator, streams, chunked)
         if windowed and update_every == 1:
             raise ValueError(
                 "BPTT with update_every=1 would silently be one-step truncation: give Learner(update_every=window) "
@@ -108,7 +108,20 @@ class Learner:
                 )
             check_unroll(model)
         made = optimiser if isinstance(optimiser, optax.GradientTransformation) else optimiser(model)
-        self._rule = Step(model, made, loss, update_every, delay, streams, windowed or chunked, chunked, own)
+        moved, of_rules = trained(model), of_algorithms(model)
+        own = jax.tree.map(lambda moved, own: moved and own, moved, of_rules)
+        at_once = windowed or chunked
+        self._program = Program(
+            model,
+            Loss(loss, streams),
+            Descent(made, own, 1 if at_once else update_every),
+            Skip(),
+            streams=streams,
+            every=update_every,
+            window=Window(chunked) if at_once else None,
+            delay=delay,
+            estimator=estimator,
+        )
         self._again = functools.partial(
             Learner,
             optimiser=optimiser,
@@ -127,9 +140,9 @@ class Learner:
         self._packings: dict[Packing, Packing] = {}
 
     @staticmethod
-    def _checked_estimator(model, estimator, streams, chunked) -> Estimator:
+    def _check_estimator(model, estimator, streams, chunked) -> None:
         if estimator is None:
-            return Differentiate()
+            return
         if not isinstance(estimator, Estimator):
             raise TypeError(f"Learner(estimator=...) expects one such as sg.PES(), got {estimator!r}.")
         if streams is not None or chunked:
@@ -138,7 +151,6 @@ class Learner:
                 f"chunked={chunked}: leave both out."
             )
         estimator.check(model)
-        return estimator
 
     # Public calls.
 
@@ -177,7 +189,7 @@ class Learner:
         if length == 0:
             raise ValueError("run expects at least one step, got an empty sequence.")
         st = self._opened(st, xs[0], targets[0])
-        resets = np.zeros(length, bool) if resets is None else _array(resets)
+        resets = None if resets is None else _array(resets)
         run = self._packed_run if _is_traced(st) else self._run
         return run(st, xs, targets, resets)
 
@@ -187,28 +199,13 @@ class Learner:
         default from the state's.
 
         Raises `TypeError` for a model that cannot grow, `ValueError` within a window of `update_every` steps."""
-        memory, rule = st.memory, self._rule
-        if memory.estimate != ():
-            raise TypeError(
-                f"A learner with {type(rule.estimator).__name__} cannot grow: its noise has the old shapes."
-            )
-        if rule.update_every > 1 and int(memory.phase):
-            raise ValueError(f"grow between windows of update_every={rule.update_every} steps: now is within one.")
+        memory, program = st.memory, self._program
         model = self.model(st)
         key = jax.random.fold_in(memory.key, 2**31 + len(jax.tree.leaves(model))) if key is None else key
-        larger, carry = grown(model, memory.carry, rule.streams, key)
+        larger, carry = grown(model, memory.carry, program.streams, key)
         learner = self._again(larger)
-        arrays = eqx.filter(larger, eqx.is_array)
-        fresh = learner._rule.init(arrays, memory.key, memory.key)
-        pending, window = memory.pending, memory.window
-        if pending != ():
-            pending = (states_only(grown(model, pending[0], rule.streams, key)[1]), *pending[1:])
-        if window != ():
-            window = (jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), carry), *window[1:])
-        optimiser, gradient = overlaid((fresh.optimiser, fresh.gradient), (memory.optimiser, memory.gradient))
-        new = memory._replace(
-            model=arrays, carry=carry, optimiser=optimiser, gradient=gradient, pending=pending, window=window
-        )
+        serving = None if memory.pending == () else grown(model, memory.pending.serving, program.streams, key)[1]
+        new = learner._program.grown(program, memory, eqx.filter(larger, eqx.is_array), carry, serving)
         return learner, learner._packed(new)
 
     def predict(self, st: LearnerState, x: Any) -> Array:
@@ -218,18 +215,18 @@ class Learner:
 
     def model(self, st: LearnerState) -> Any:
         """The model with its present weights."""
-        return eqx.combine(st.memory.model, self._rule.static)
+        return eqx.combine(st.memory.model, self._program.static)
 
     def warnings(self, st: LearnerState) -> list[str]:
         """What is growing out of bounds or was skipped, with the likely cause: ask now and then in a long run.
         Empty when all is well."""
-        return health.warnings(st.memory, self._rule.trained)
+        return health.warnings(st.memory, self._program.trained)
 
     # The state before the first step.
 
     @functools.cached_property
     def _init_jit(self):
-        return jax.jit(self._rule.init)
+        return jax.jit(self._program.init)
 
     def _opened(self, st: LearnerState, x, target) -> LearnerState:
         """Check what a step is given, once for each shape, and on the first call add the buffers that depend on
@@ -243,19 +240,19 @@ class Learner:
             ) from None
         if seen in self._checked:
             return st
-        rule, memory = self._rule, st.memory
-        if rule.lead and any(shape[:1] != rule.lead for shape in (x.shape, target.shape)):
+        program, memory = self._program, st.memory
+        if program.lead and any(shape[:1] != program.lead for shape in (x.shape, target.shape)):
             raise ValueError(
-                f"A learner of {rule.streams} streams expects x and target with a leading axis of that length, "
+                f"A learner of {program.streams} streams expects x and target with a leading axis of that length, "
                 f"got shapes {x.shape} and {target.shape}."
             )
         as_array = lambda a: jax.ShapeDtypeStruct(a.shape, jax.dtypes.canonicalize_dtype(a.dtype))
         x, target = as_array(x), as_array(target)
         self._refuse_foreign(st, x, target)
-        rule.check(memory, x, target)
-        if (rule.delay or rule.windowed) and memory.window == () and memory.pending == ():
-            _, prediction = eqx.filter_eval_shape(rule.forward, memory.model, memory.carry, x)
-            st = self._packed(rule.with_buffers(memory, x, target, prediction))
+        check(program, memory, x, target)
+        if program.buffered and memory.window == () and memory.pending == ():
+            _, prediction = eqx.filter_eval_shape(program.forward, memory.model, memory.carry, x)
+            st = self._packed(program.with_buffers(memory, x, target, prediction))
             seen = (st.packing, *seen[1:])
         self._checked.add(seen)
         return st
@@ -265,11 +262,11 @@ class Learner:
         own: list[Packing] = []
 
         def note(key):
-            memory = self._rule.init(self._template, key, key)
+            memory = self._program.init(self._template, key, key)
             own.append(Packing(memory))
-            if self._rule.delay or self._rule.windowed:
-                _, prediction = eqx.filter_eval_shape(self._rule.forward, memory.model, memory.carry, x)
-                own.append(Packing(self._rule.with_buffers(memory, x, target, prediction)))
+            if self._program.buffered:
+                _, prediction = eqx.filter_eval_shape(self._program.forward, memory.model, memory.carry, x)
+                own.append(Packing(self._program.with_buffers(memory, x, target, prediction)))
 
         jax.eval_shape(note, st.memory.key)
         if st.packing not in own:
@@ -287,28 +284,18 @@ class Learner:
 
     # One step.
 
-    def _packed_step(self, st: LearnerState, x, target, reset=False):
-        memory, out = self._rule.one(st.memory, jnp.asarray(x), jnp.asarray(target), jnp.asarray(reset))
-        return LearnerState(st.packing.pack(memory), st.packing), out
+    def _packed_step(self, st: LearnerState, x, target, reset=None):
+        memory, told = self._program.step(st.memory, jnp.asarray(x), jnp.asarray(target), reset)
+        return LearnerState(st.packing.pack(memory), st.packing), Output(*told)
 
     def _packed_run(self, st: LearnerState, xs, targets, resets):
-        inputs = jax.tree.map(jnp.asarray, (xs, targets, resets))
-        memory, outs = jax.lax.scan(lambda memory, now: self._rule.one(memory, *now), st.memory, inputs)
-        return LearnerState(st.packing.pack(memory), st.packing), outs
+        xs, targets = jnp.asarray(xs), jnp.asarray(targets)
+        memory, told = self._program.run(st.memory, xs, targets, resets)
+        return LearnerState(st.packing.pack(memory), st.packing), Output(*told)
 
     @functools.cached_property
     def _predict(self):
-        @jax.jit
-        def predict(st: LearnerState, x):
-            memory, x = st.memory, jnp.asarray(x)
-            serving = self._rule.serving(memory.model)
-            late = memory.pending != ()
-            carry = memory.pending[0] if late else states_only(memory.carry)
-            broken = ~finite_by_stream(carry, self._rule.streams) if late else memory.broken
-            carry = self._rule.restart(serving, carry, broken, memory.key)
-            return self._rule.call(serving, carry, x)[1]
-
-        return predict
+        return jax.jit(lambda st, x: self._program.predict(st.memory, jnp.asarray(x)))
 
 
 def _is_traced(st: LearnerState) -> bool:

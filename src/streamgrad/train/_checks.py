@@ -1,0 +1,39 @@
+"""What does not go together is refused, from shapes alone, before anything is learned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._dependence import dependence
+from .._memory import fitted
+from ._memory import Memory
+from ._program import Program
+
+
+def check(program: Program, memory: Memory, x: Any, target: Any) -> None:
+    """Refuse a model, a loss and a target that do not go together."""
+    carry, prediction = eqx.filter_eval_shape(program.forward, memory.model, memory.carry, x)
+    if jax.tree.structure(carry) != jax.tree.structure(memory.carry):
+        raise TypeError("The model returned a carry of another structure than init(key=...) gave.")
+    if not jnp.issubdtype(target.dtype, jnp.integer) and prediction.shape != target.shape:
+        raise ValueError(
+            f"The model predicts shape {prediction.shape}, but the target has shape {target.shape}: "
+            "make them equal (a scalar target of a model with one output has shape (1,))."
+        )
+    each, _ = eqx.filter_eval_shape(program.rule.score, prediction, target)
+    if each.shape != program.lead:
+        raise ValueError(
+            f"The loss must be a scalar for each step, got shape {each.shape[len(program.lead) :]}: take the mean, as "
+            "sg.losses.mse does."
+        )
+    own = jax.tree.leaves(fitted(program.model(memory.model)))
+    fit = lambda target: jax.tree.leaves(program.fit(memory.model, memory.carry, target, jnp.array(True)))
+    if any(own) and not dependence(jax.make_jaxpr(fit)(target).jaxpr)[own, 0].all():
+        raise ValueError(
+            "A part of the model fits itself from targets (sg.RLS), but the model's fit(carry, target) does "
+            "not reach it: put it last in sg.nn.Sequential, or give your model a fit that calls it."
+        )

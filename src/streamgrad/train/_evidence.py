@@ -1,0 +1,70 @@
+"""What one step tells an update about the parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, PyTree
+
+from .._memory import total
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What a rule reads from the predictions y and the signal that came; `lead` is the axis of streams, if any.
+
+    - `there`: whether something came, (*lead,); `loss`: of each stream, NaN where nothing came;
+    - `slope`: ∂(sum of losses)/∂y, zero where nothing came; None for a rule without a loss;
+    - `error`, `given`: y* - y of each output, 0 where it is missing, and whether it came; None where a rule has none;
+    - `fisher`: the Fisher matrix of each stream's outputs, None for the identity;
+    - `decay`: γλ of eligibility, None for a rule without.
+    """
+
+    there: Bool[Array, "*lead"]
+    loss: Any = None
+    slope: Any = None
+    error: Any = None
+    given: Any = None
+    fisher: Any = None
+    decay: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """A finding, and how the predictions depend on the trained parameters.
+
+    - `pull`: a cotangent of y to the gradient, summed over streams: for updates that follow a gradient;
+    - `sensitivity`: what `Update.sensitivity` made of each stream's own pullback, for all others;
+    - `estimate`: the gradient itself, where an estimator knows nothing else;
+    - `streams`: their number, None for one; `due`: whether this step ends a window of `update_every` steps.
+    """
+
+    finding: Finding
+    y: Any
+    streams: int | None
+    due: Bool[Array, ""] | bool = True
+    pull: Callable[[Any], PyTree] | None = None
+    sensitivity: PyTree = None
+    estimate: PyTree = None
+
+    @property
+    def given(self) -> Bool[Array, ""]:
+        """Whether there is anything to learn from."""
+        return self.finding.there.any()
+
+    @property
+    def loss(self) -> Array:
+        """The loss of all streams together."""
+        return total(self.finding.loss, self.finding.there)
+
+    def gradient(self) -> PyTree:
+        """The gradient of the loss, its mean over the streams that have one."""
+        gradient = self.estimate if self.pull is None else self.pull(self.finding.slope)
+        if self.streams is None:
+            return gradient
+        count = jnp.maximum(self.finding.there.sum(), 1)
+        return jax.tree.map(lambda g: g / count.astype(g.dtype), gradient)

@@ -1,0 +1,118 @@
+"""What happens to a step that is not finite: decided here, and nowhere else."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, PyTree
+
+from .._memory import finite, finite_by_stream, states
+from .._select import select, select_bits
+from ..nn import restarted
+from ._evidence import Finding
+from ._memory import Memory
+
+if TYPE_CHECKING:
+    from ._program import Program, Told
+
+
+class Guard(abc.ABC):
+    """Decides which steps are learned from, which streams start anew, and how one array is chosen over another."""
+
+    #: Steps between two looks; 1: every step is looked at.
+    stretch: int
+    #: Whether fresh carries are put in by a branch: it costs nothing while it is not taken, and keeps the flag out of
+    #: the loops over traces. Where it would copy the carry at every step, they are chosen by bits.
+    by_branch: bool
+
+    @abc.abstractmethod
+    def choose(self, flag: Array) -> Callable[[Array, Array], Array]:
+        """A function (new, old) -> array that takes the new one where the flag is set."""
+
+    @abc.abstractmethod
+    def anew(self, broken: Array, reset: Any) -> Any:
+        """The streams that start anew with this step; None where none ever can."""
+
+    @abc.abstractmethod
+    def sound(self, loss: Array, given: Bool[Array, ""], gradient: PyTree) -> Bool[Array, ""]:
+        """Whether a step may be learned from. One without a target always is."""
+
+    @abc.abstractmethod
+    def looked_at(self, memory: Memory, finding: Finding, sound: Array, streams: int | None) -> Memory:
+        """The memory after a step, with what is to start anew."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Skip(Guard):
+    """Leaves out each step that is not finite; the stream at fault starts anew before its next step."""
+
+    stretch = 1
+    by_branch = True
+
+    def choose(self, flag):
+        return select(flag)
+
+    def anew(self, broken, reset):
+        return broken if reset is None else reset | broken
+
+    def sound(self, loss, given, gradient):
+        return ~given | (jnp.isfinite(loss) & finite(gradient))
+
+    def looked_at(self, memory, finding, sound, streams):
+        broken = ~finite_by_stream(states(memory.carry), streams) | (finding.there & ~jnp.isfinite(finding.loss))
+        # Where no stream shows why the gradient is not finite, the trace of any may be the cause.
+        broken = broken | (~sound & ~broken.any())
+        return memory._replace(broken=broken, skipped=memory.skipped + (~sound).astype(jnp.int32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Undo(Guard):
+    """Looks once in a stretch of steps, since looking takes time, and undoes all of a stretch that is not finite."""
+
+    stretch: int = 32
+    by_branch = False
+
+    def choose(self, flag):
+        return select_bits(flag)
+
+    def anew(self, broken, reset):
+        del broken
+        return reset
+
+    def sound(self, loss, given, gradient):
+        del loss, given, gradient
+        return jnp.array(True)
+
+    def looked_at(self, memory, finding, sound, streams):
+        del finding, sound, streams
+        return memory
+
+    def looked_back(self, program: Program, before: Memory, after: Memory, told: Told) -> tuple[Memory, Told]:
+        """The memory after a stretch, undone when something in it is not finite."""
+        update, rule, streams = program.update, program.rule, program.streams
+        by_stream = (after.carry, update.by_stream(after.update), rule.by_stream(after.rule))
+        shared = (after.model, update.shared(after.update))
+        sound = finite_by_stream(by_stream, streams)
+        fault = ~sound | (~finite_by_stream(shared, None) & sound.all())  # where no stream shows the cause, any may be
+        steps = jax.tree.leaves(told.learned)[0].shape[0]
+
+        def undone(both):
+            before, after = both
+            fresh = program.fresh(program.model(before.model), jax.random.fold_in(before.key, before.steps[0]))
+            clear = lambda leaf: select_bits(fault)(jnp.zeros_like(leaf), leaf)
+            return after._replace(
+                model=before.model,
+                carry=restarted(after.carry, fresh, fault, select_bits),
+                update=update.undone(before.update, after.update, clear),
+                rule=rule.forget(after.rule, fault, clear),
+                skipped=after.skipped + steps,
+            )
+
+        bad = fault.any()
+        memory = jax.lax.cond(bad, undone, lambda both: both[1], (before, after))
+        return memory, told._replace(learned=told.learned & ~bad)

@@ -1,0 +1,288 @@
+"""The driver: pure functions of a memory that predict, then learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from .._growth import overlaid
+from .._inference import inference, without_traces
+from .._memory import states_only, untrained
+from ..estimators import Differentiate, Estimator
+from ..nn import restarted
+from ._delay import Delay
+from ._evidence import Evidence, Finding
+from ._guard import Guard
+from ._memory import Memory, Told, counted
+from ._rules import Rule
+from ._update import Update
+from ._window import Window
+
+
+def trained(model: Any) -> PyTree[bool]:
+    """Which arrays of a model an update moves: not those that fit themselves, or stand still."""
+    arrays = eqx.filter(model, eqx.is_array)
+    return jax.tree.map(lambda leaf, own: eqx.is_inexact_array(leaf) and not own, arrays, untrained(model))
+
+
+class Program:
+    """`init(arrays, key_carry, key) -> memory`, `step(memory, x, signal, reset) -> (memory, told)`, and `run` of many.
+
+    - `model`: `init(key=) -> carry` and `(carry, x) -> (carry, y)`; its arrays live in the memory;
+    - `rule`: what is to be learned from y and a signal; `update`: how parameters follow from it;
+    - `guard`: what happens to a step that is not finite;
+    - `streams`: None for one; `every`: steps whose evidence makes one update, differentiated at once by a `window`;
+    - `delay`: steps that signals come late; `estimator`: of gradients.
+
+    The functions are pure: compile them, map them over seeds and rates, shard them, or scan them in a loop of your own.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        rule: Rule,
+        update: Update,
+        guard: Guard,
+        *,
+        streams: int | None = None,
+        every: int = 1,
+        window: Window | None = None,
+        delay: int = 0,
+        estimator: Estimator | None = None,
+    ):
+        self.rule, self.update, self.guard = rule, update, guard
+        self.streams, self.every, self.window = streams, every, window
+        self.delay = Delay(delay) if delay else None
+        self.estimator = estimator or Differentiate()
+        self.static = eqx.partition(model, eqx.is_array)[1]
+        self.trained = trained(model)
+        self.lead = () if streams is None else (streams,)
+
+    # Public calls.
+
+    def init(self, arrays: PyTree[Array], key_carry: PRNGKeyArray, key: PRNGKeyArray) -> Memory:
+        """What is known before the first step."""
+        parameters = eqx.filter(arrays, self.trained)
+        carry = self.fresh(self.model(arrays), key_carry)
+        return Memory(
+            model=arrays,
+            carry=carry,
+            update=self.update.init(parameters, self.lead),
+            rule=self.rule.init(self.lead, jnp.result_type(*(jax.tree.leaves(parameters) or [float]))),
+            broken=jnp.zeros(self.lead, bool),
+            steps=jnp.zeros(2, jnp.uint32),
+            phase=jnp.zeros((), jnp.int32),
+            skipped=jnp.zeros((), jnp.int32),
+            key=key,
+            estimate=self.estimator.init(parameters, carry, key=jax.random.fold_in(key, 1)),
+        )
+
+    def with_buffers(self, memory: Memory, x: Any, signal: Any, y: Any) -> Memory:
+        """`memory` with the rings of a delay and of a window, whose shapes only a step tells."""
+        if self.delay is not None:
+            memory = memory._replace(pending=self.delay.init(memory.carry, x, y, self.lead))
+        if self.window is not None:
+            memory = memory._replace(window=self.window.init(memory.carry, x, signal, self.every, self.lead))
+        return memory
+
+    @property
+    def buffered(self) -> bool:
+        """Whether a memory needs `with_buffers`."""
+        return self.delay is not None or self.window is not None
+
+    def grown(self, smaller: Program, memory: Memory, arrays: PyTree[Array], carry: PyTree, serving: PyTree) -> Memory:
+        """The memory of a program whose model is a stage larger than the one of `smaller`: what is new starts fresh,
+        all else goes on. `serving`: the grown carry of the serving copy under a delay.
+
+        Raises `TypeError` for an estimator, `ValueError` within a window."""
+        if memory.estimate != ():
+            name = type(smaller.estimator).__name__
+            raise TypeError(f"A learner with {name} cannot grow: its noise has the old shapes.")
+        if smaller.every > 1 and int(memory.phase):
+            raise ValueError(f"grow between windows of update_every={smaller.every} steps: now is within one.")
+        update = overlaid(self.update.init(eqx.filter(arrays, self.trained), self.lead), memory.update)
+        pending, window = memory.pending, memory.window
+        if pending != ():
+            pending = pending._replace(serving=states_only(serving))
+        if window != ():
+            window = window._replace(start=jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), carry))
+        return memory._replace(model=arrays, carry=carry, update=update, pending=pending, window=window)
+
+    def step(self, memory: Memory, x: Any, signal: Any, reset: Any) -> tuple[Memory, Told]:
+        """Predict from x, then learn from the signal that came with it. `reset`: None, or where an episode begins."""
+        reset = None if reset is None else jnp.broadcast_to(reset, self.lead)
+        memory, told = (self.learn if self.delay is None else self._late)(memory, x, signal, reset)
+        return memory._replace(steps=jnp.stack(counted(memory.steps))), told
+
+    def run(self, memory: Memory, xs: Any, signals: Any, resets: Any) -> tuple[Memory, Told]:
+        """Many steps, with a leading axis of time: looked at once in a stretch, where the guard wants it so."""
+        n = jax.tree.leaves(xs)[0].shape[0]
+        stretch = self.guard.stretch
+        if stretch == 1:
+            return self._scan(memory, (xs, signals, resets))
+        inputs, outs = (xs, signals, resets), []
+        whole, left = divmod(n, stretch)
+        if whole:
+            fold = lambda a: a[: whole * stretch].reshape(whole, stretch, *a.shape[1:])
+            memory, out = jax.lax.scan(self._stretch, memory, jax.tree.map(fold, inputs))
+            outs.append(jax.tree.map(lambda a: a.reshape(whole * stretch, *a.shape[2:]), out))
+        if left:
+            memory, out = self._stretch(memory, jax.tree.map(lambda a: a[whole * stretch :], inputs))
+            outs.append(out)
+        return memory, outs[0] if len(outs) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outs)
+
+    def predict(self, memory: Memory, x: Any) -> Any:
+        """The prediction for x after all that was seen, from the newest weights."""
+        serving = self.serving(memory.model)
+        if self.delay is None:
+            carry, broken = states_only(memory.carry), memory.broken
+        else:
+            carry, broken = self.delay.serving(memory.pending, self.streams)
+        return self.call(serving, self.restart(serving, carry, broken, memory.key), x)[1]
+
+    # A step.
+
+    def learn(self, memory: Memory, x: Any, signal: Any, reset: Any) -> tuple[Memory, Told]:
+        """Predict with the learning copy, then learn from the signal."""
+        anew = self.guard.anew(memory.broken, reset)
+        key = jax.random.fold_in(memory.key, memory.steps[0])
+        model = self.stepping(memory.model)
+        restart = lambda carry: self.restart(model, carry, anew, key)
+        memory = memory._replace(carry=restart(memory.carry))
+        if self.window is not None:
+            memory, y, finding, sound = self.window(self, memory, x, signal, reset)
+        else:
+            memory, y, finding, sound = self._now(memory, x, signal, reset, anew, restart)
+        learned = finding.there & sound
+        memory = self.guard.looked_at(memory, finding, sound, self.streams)
+        memory = memory._replace(
+            model=self.fit(memory.model, memory.carry, signal, learned.any()),
+            phase=(memory.phase + 1) % self.every,
+        )
+        return memory, Told(y, self.rule.wrong(finding), learned)
+
+    def _now(self, memory: Memory, x, signal, reset, anew, restart):
+        """Credit through the traces, at this very step."""
+        parameters, fixed = eqx.partition(memory.model, self.trained)
+        due = memory.phase == self.every - 1
+        forward = lambda parameters, carry, x: self.stepping(eqx.combine(parameters, fixed))(carry, x)
+        if not isinstance(self.estimator, Differentiate):
+            memory, evidence = self._estimated(memory, forward, parameters, x, signal, reset, anew, restart)
+        else:
+            y, carry, pull, sensitivity = self._linearise(forward, parameters, memory.carry, x)
+            kept, finding = self.rule(memory.rule, y, signal, reset)
+            memory = memory._replace(carry=carry, rule=kept)
+            evidence = Evidence(finding, y, self.streams, due, pull, sensitivity)
+        state, parameters, sound = self.update(memory.update, parameters, evidence, self.guard)
+        memory = memory._replace(model=eqx.combine(parameters, fixed), update=state)
+        return memory, evidence.y, evidence.finding, sound
+
+    def _linearise(self, forward, parameters, carry, x):
+        """One step, with its pullback of all streams together, or what the update keeps of each one's."""
+
+        def predict(parameters, carry, x):
+            new, y = forward(parameters, carry, x)
+            return y, new
+
+        def one(carry, x):
+            y, pull, new = jax.vjp(lambda parameters: predict(parameters, carry, x), parameters, has_aux=True)
+            return y, new, self.update.sensitivity(pull, y)
+
+        if self.update.sensitivity is not None:
+            y, new, kept = one(carry, x) if self.streams is None else jax.vmap(one)(carry, x)
+            return *jax.lax.stop_gradient((y, new)), None, kept
+        together = lambda parameters: self._over_streams(predict, parameters)(carry, x)
+        y, pull, new = jax.vjp(together, parameters, has_aux=True)
+        return *jax.lax.stop_gradient((y, new)), lambda slope: pull(slope)[0], None
+
+    def _over_streams(self, predict, parameters):
+        one = lambda carry, x: predict(parameters, carry, x)
+        return one if self.streams is None else jax.vmap(one)
+
+    def _estimated(self, memory, forward, parameters, x, signal, reset, anew, restart):
+        """Evidence that is a gradient alone."""
+
+        def objective(parameters, carry):
+            new, y = forward(parameters, carry, x)
+            kept, finding = self.rule(memory.rule, y, signal, reset)
+            loss = Evidence(finding, y, None).loss
+            return loss, (new, y, finding.there, finding.loss, kept)
+
+        (_, aux), gradient, estimate = self.estimator.estimate(
+            objective,
+            parameters,
+            memory.carry,
+            memory.estimate,
+            reset=anew,
+            begins=memory.phase == 0,
+            restart=restart,
+        )
+        carry, y, there, loss, kept = jax.lax.stop_gradient(aux)
+        memory = memory._replace(carry=carry, rule=kept, estimate=estimate)
+        due = memory.phase == self.every - 1
+        return memory, Evidence(Finding(there, loss), y, None, due, estimate=gradient)
+
+    def _late(self, memory: Memory, x, signal, reset):
+        return self.delay(self, memory, x, signal, reset)
+
+    # Many steps.
+
+    def _scan(self, memory, inputs):
+        return jax.lax.scan(lambda memory, now: self.step(memory, *now), memory, inputs)
+
+    def _stretch(self, memory: Memory, inputs) -> tuple[Memory, Told]:
+        """Some steps, and what to do when something in them was not finite: looked for once, for it takes time."""
+        return self.guard.looked_back(self, memory, *self._scan(memory, inputs))
+
+    # Its parts.
+
+    def model(self, arrays):
+        return eqx.combine(arrays, self.static)
+
+    def stepping(self, arrays):
+        """What takes single steps: in chunks it needs no traces."""
+        model = self.model(arrays)
+        return without_traces(model) if self.window is not None and self.window.chunked else model
+
+    def serving(self, arrays):
+        return inference(self.model(arrays))
+
+    def forward(self, arrays, carry, x):
+        return self.call(self.stepping(arrays), carry, x)
+
+    def call(self, model, carry, x):
+        return model(carry, x) if self.streams is None else jax.vmap(lambda c, x: model(c, x))(carry, x)
+
+    def fresh(self, model, key):
+        """A carry before the first step, for every stream its own key."""
+        if self.streams is None:
+            return model.init(key=key)
+        return jax.vmap(lambda k: model.init(key=k))(jax.random.split(key, self.streams))
+
+    def restart(self, model, carry, anew, key):
+        """A fresh carry where `anew` says so, running statistics kept."""
+        if anew is None:
+            return carry
+        fresh = lambda carry: restarted(carry, self.fresh(model, key), anew, self.guard.choose)
+        return jax.lax.cond(anew.any(), fresh, lambda carry: carry, carry) if self.guard.by_branch else fresh(carry)
+
+    def fit(self, arrays, carry, target, learned):
+        """The arrays after parts of the model that fit themselves have seen the target."""
+        model = self.model(arrays)
+        if not callable(getattr(model, "fit", None)):
+            return arrays
+        old, rest = eqx.partition(model, eqx.is_array)
+
+        def fit(arrays, step):
+            carry, target = step
+            return eqx.filter(eqx.combine(arrays, rest).fit(carry, target), eqx.is_array), None
+
+        if self.streams is None:
+            new, _ = fit(old, (carry, target))
+        else:
+            new, _ = jax.lax.scan(fit, old, (carry, target))
+        return jax.tree.map(self.guard.choose(learned), new, old)

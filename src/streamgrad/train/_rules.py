@@ -1,0 +1,112 @@
+"""What is to be learned from a prediction: the loss of a target, or a temporal difference."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from .._memory import missing_where, scored, total
+from ._evidence import Finding
+
+
+class Rule(abc.ABC):
+    """Reads a finding from predictions and the signal that came with the step."""
+
+    @abc.abstractmethod
+    def init(self, lead: tuple[int, ...], dtype: Any) -> Any:
+        """What the rule remembers before the first step."""
+
+    @abc.abstractmethod
+    def __call__(self, memory: Any, y: Any, signal: Any, reset: Any) -> tuple[Any, Finding]:
+        """The memory after the step, and the finding. `reset`: None, or where an episode begins with this step."""
+
+    @abc.abstractmethod
+    def wrong(self, finding: Finding) -> Array:
+        """What a caller is told of the error, NaN where nothing came."""
+
+    def forget(self, memory: Any, fault: Array, clear: Callable[[Array], Array]) -> Any:
+        """The memory of streams at fault as it was before the first step."""
+        del fault, clear
+        return memory
+
+    def by_stream(self, memory: Any) -> Any:
+        """What of the memory may be not finite."""
+        return memory
+
+
+class Loss(Rule):
+    """A loss of prediction and target, scored at once. A target that is NaN is missing, entry by entry."""
+
+    def __init__(self, loss: Callable[[Any, Any], Array], streams: int | None):
+        self.loss, self.streams = loss, streams
+
+    def init(self, lead, dtype):
+        del lead, dtype
+        return ()
+
+    def score(self, y: Any, target: Any) -> tuple[Array, Array]:
+        """The loss of each stream, NaN where there is no target, and whether there is one."""
+        one = lambda y, target: scored(self.loss, y, target)
+        return one(y, target) if self.streams is None else jax.vmap(one)(y, target)
+
+    def __call__(self, memory, y, signal, reset):
+        del reset
+
+        def together(y):
+            loss, there = self.score(y, signal)
+            # The sum, so that algorithms see each stream's own cotangent; the mean is taken of gradients.
+            return total(loss, there), (loss, there)
+
+        slope, (loss, there) = jax.grad(together, has_aux=True)(y)
+        return memory, Finding(there, loss, slope)
+
+    def wrong(self, finding):
+        return finding.loss
+
+    @staticmethod
+    def without(flag: Array, signal: Any) -> Any:
+        """The signal, missing where the flag is set."""
+        return missing_where(flag, signal)
+
+
+class Predicted(NamedTuple):
+    """`prediction`: the last one; `begun`: whether it may be learned from."""
+
+    prediction: Float[Array, "*lead predictions"]
+    begun: Bool[Array, "*lead"]
+
+
+class TemporalDifference(Rule):
+    """δ_t = c_t + γ_t y_t - y_{t-1}, of a signal (cumulant, γ, λ); γ and λ are those of the rule where they are None."""
+
+    def __init__(self, gamma: Any, lam: Any, predictions: int):
+        self.gamma, self.lam, self.predictions = gamma, lam, predictions
+
+    def init(self, lead, dtype):
+        return Predicted(jnp.zeros((*lead, self.predictions), dtype), jnp.zeros(lead, bool))
+
+    def __call__(self, memory, y, signal, reset):
+        cumulant, gamma, lam = signal
+        filled = lambda given, own: jnp.broadcast_to(jnp.asarray(own if given is None else given, y.dtype), y.shape)
+        gamma, lam = filled(gamma, self.gamma), filled(lam, self.lam)
+        if reset is not None:  # the sum of the episode before ends here
+            gamma = jnp.where(reset[..., None], 0, gamma)
+        given = memory.begun[..., None] & jnp.isfinite(cumulant)
+        error = jnp.where(given, cumulant.astype(y.dtype) + gamma * y - memory.prediction, 0)
+        # Where an episode begins γ is 0, and the traces start anew.
+        finding = Finding(there=given.any(-1), error=error, given=given, decay=gamma * lam)
+        return Predicted(y, jnp.ones_like(memory.begun)), finding
+
+    def wrong(self, finding):
+        return jnp.where(finding.given, finding.error, jnp.nan)
+
+    def forget(self, memory, fault, clear):
+        return Predicted(clear(memory.prediction), memory.begun & ~fault)
+
+    def by_stream(self, memory):
+        return memory.prediction

@@ -1,0 +1,88 @@
+"""Updates by eligibility traces."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from .._order import computed
+from ._update import Update
+
+
+class TracesState(NamedTuple):
+    """`trace`: the eligibility of each trained parameter, (*lead, predictions, ...), or (*lead, ...) of a prediction's
+    own rows; `optimiser`: Optax's state."""
+
+    trace: PyTree[Array]
+    optimiser: Any
+
+
+class Traces(Update):
+    r"""Accumulating eligibility over all parameters, for errors that are known one step later.
+
+        θ ← optimiser(θ, -δ_t e_{t-1})        all predictions together: the sum over j of δ_j e_j
+        e_t = γ_t λ_t e_{t-1} + ∂y_t/∂θ
+
+    - `predictions`: how many the model makes; `own`: which parameters have a row for each prediction of its own.
+
+    Reference: Sutton, 1988; van Seijen et al., 2016 (accumulating traces).
+    """
+
+    def __init__(self, optimiser: optax.GradientTransformation, predictions: int, own: PyTree[bool]):
+        self.optimiser, self.predictions, self.own = optimiser, predictions, own
+
+    def init(self, trained, lead):
+        rows = lambda leaf, own: leaf.shape if own else (self.predictions, *leaf.shape)
+        zeros = lambda leaf, own: jnp.zeros((*lead, *rows(leaf, own)), leaf.dtype)
+        return TracesState(jax.tree.map(zeros, trained, self.own), self.optimiser.init(trained))
+
+    def sensitivity(self, pull, y):
+        """∂y/∂θ: a row for each prediction, or of its own rows the derivative of the sum, which is the same."""
+        (together,) = pull(jnp.ones_like(y))
+        if self.predictions == 1:
+            return together
+        (each,) = jax.vmap(pull)(jnp.eye(self.predictions, dtype=y.dtype))
+        return jax.tree.map(lambda all, one, own: all if own else one, together, each, self.own)
+
+    def __call__(self, state, trained, evidence, guard):
+        there, error, decay = evidence.finding.there, evidence.finding.error, evidence.finding.decay
+        over = jnp.maximum(there.sum(), 1).astype(evidence.y.dtype)
+        gradient = jax.tree.map(lambda e, own: -self._credited(e, error, own, over), state.trace, self.own)
+        with jax.numpy_dtype_promotion("standard"):  # Optax mixes precisions, also where the user forbids it
+            updates, optimiser = self.optimiser.update(gradient, state.optimiser, trained)
+        # In place: the weights, then the optimiser's state, which they have read, then the traces, which both have.
+        use = evidence.given
+        moved = jax.tree.map(guard.choose(use), eqx.apply_updates(trained, updates), trained)
+        moved, use = computed((moved, use))
+        optimiser = jax.tree.map(guard.choose(use), optimiser, state.optimiser)
+        moved, optimiser, decay = computed((moved, optimiser, decay))
+        accumulate = lambda e, slope: self._by_row(decay, e) * e + slope
+        trace = jax.tree.map(accumulate, state.trace, evidence.sensitivity)
+        return TracesState(trace, optimiser), moved, jnp.array(True)
+
+    def _by_row(self, each, trace):
+        """A number for each prediction, (*lead, predictions), broadcastable to a trace of them."""
+        lead = each.shape[:-1]
+        rows = () if self.predictions == 1 else each.shape[-1:]
+        return each.reshape(*lead, *rows, *(1,) * (trace.ndim - len(lead) - len(rows))).astype(trace.dtype)
+
+    def _credited(self, trace, error, own, over):
+        """The sum of δ e over predictions that share a parameter, and the mean over streams."""
+        if self.predictions > 1 and not own:
+            return jnp.tensordot(error.astype(trace.dtype), trace, axes=error.ndim) / over.astype(trace.dtype)
+        each = self._by_row(error, trace) * trace
+        return each if error.ndim == 1 else jnp.sum(each, 0) / over.astype(trace.dtype)
+
+    def by_stream(self, state):
+        return state.trace
+
+    def shared(self, state):
+        return state.optimiser
+
+    def undone(self, before, after, clear):
+        return TracesState(jax.tree.map(clear, after.trace), before.optimiser)

@@ -1,0 +1,49 @@
+"""The contract of what moves the parameters."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, PyTree
+
+from ._evidence import Evidence
+from ._guard import Guard
+
+
+class Update(abc.ABC):
+    """How the trained parameters follow from the evidence of a step: by a gradient, by traces, by a filter."""
+
+    #: None when the gradient of the loss is all that is asked for; else what is kept of a stream's pullback.
+    sensitivity: Callable[[Callable[[Array], tuple[PyTree]], Array], PyTree] | None = None
+
+    @abc.abstractmethod
+    def init(self, trained: PyTree[Array], lead: tuple[int, ...]) -> Any:
+        """What the update remembers before the first step; `lead`: the axis of streams, if any."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, state: Any, trained: PyTree[Array], evidence: Evidence, guard: Guard
+    ) -> tuple[Any, PyTree[Array], Bool[Array, ""]]:
+        """The state and the parameters after a step, and whether the step was sound."""
+
+    def by_stream(self, state: Any) -> PyTree:
+        """Those parts of the state that belong to one stream each."""
+        del state
+        return ()
+
+    def shared(self, state: Any) -> PyTree:
+        """All other parts of the state."""
+        return state
+
+    def undone(self, before: Any, after: Any, clear: Callable[[Array], Array]) -> Any:
+        """The state when what came between is undone; `clear` makes zeros of what belongs to a stream at fault."""
+        del after, clear
+        return before
+
+
+def never() -> Bool[Array, ""]:
+    """A flag that says no."""
+    return jnp.zeros((), bool)
