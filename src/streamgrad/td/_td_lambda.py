@@ -14,19 +14,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
-from .._growth import grown, overlaid
-from .._memory import finite_by_stream, is_algorithm, untrained
-from .._order import computed
-from .._select import select_bits
+from .._growth import grown
+from .._memory import is_algorithm
 from ..cells._cell import check_sizes
-from ..nn import Sequential, due, restarted
+from ..nn import Sequential, due
 from ..readout import Readout
+from ..train import Memory, Predicted, Program, TemporalDifference, Traces, TracesState, Undo, trained
 from ._checks import check_share
 from ._compiled import Compiled
-
-#: Steps of `run` after which it is seen whether all is finite.
-STRETCH = 32
-
 
 class TDOutput(NamedTuple):
     """What a step returns; of `run`, every leaf has a leading axis of time.
@@ -155,9 +150,8 @@ class TDLambda:
         """The state before the first step."""
         # A copy: the weights of the model that the user holds must survive donation.
         model = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True) if eqx.is_array(leaf) else leaf, self._model)
-        key_carry, key = jax.random.split(key)
-        carry = self._fresh(model, key_carry)
-        return self._start(model, carry, key)
+        arrays, static = eqx.partition(model, eqx.is_array)
+        return _state(self._program(model).init(arrays, *jax.random.split(key)), static)
 
     def step(
         self, st: TDState, x: Any, cumulant: Any, *, gamma: Any = None, lam: Any = None, reset: Any = None
@@ -201,143 +195,32 @@ class TDLambda:
         Raises `TypeError` for a model that cannot grow, `ValueError` for one that has all its units."""
         key = jax.random.fold_in(st.key, 2**31 + len(jax.tree.leaves(st.model))) if key is None else key
         model, carry = grown(st.model, st.carry, self.streams, key)
-        fresh = self._start(model, carry, st.key)
-        trace, optimiser = overlaid((fresh.trace, fresh.optimiser), (st.trace, st.optimiser))
-        return TDState(model, carry, trace, st.prediction, st.begun, optimiser, st.skipped, st.key, st.count)
+        arrays, static = eqx.partition(model, eqx.is_array)
+        memory = self._program(model).grown(self._program(st.model), _memory(st), arrays, carry, None)
+        return _state(memory, static)
 
     def predict(self, st: TDState, x: Any) -> Array:
         """The prediction for x after all that was seen. Changes nothing."""
         arrays, static = _split(st)
         return self._ask(static, arrays, jnp.asarray(x))
 
-    # One step.
+    # What is compiled.
 
-    def _advance(self, st: TDState, x, cumulant, gamma, lam, reset) -> tuple[TDState, TDOutput]:
-        carry = st.carry
-        if reset is not None:
-            # By bits: a branch would copy the carry at every step.
-            fresh = self._fresh(st.model, jax.random.fold_in(st.key, st.count[0]))
-            carry = restarted(carry, fresh, reset, select_bits)
-        parameters, static = eqx.partition(st.model, _trained(st.model))
-        own = _own_rows(st.model, self.predictions)
-
-        def slopes(carry, x):
-            """The prediction, and its derivative by the parameters: rows for each prediction, or their own rows."""
-
-            def predict(parameters):
-                new, y = eqx.combine(parameters, static)(carry, x)
-                return y, new
-
-            y, pull, new = jax.vjp(predict, parameters, has_aux=True)
-            (together,) = pull(jnp.ones_like(y))
-            if self.predictions == 1:
-                return y, new, together
-            (each,) = jax.vmap(pull)(jnp.eye(self.predictions, dtype=y.dtype))
-            return y, new, jax.tree.map(lambda all, one, own: all if own else one, together, each, own)
-
-        y, carry, by_parameter = (slopes if self.streams is None else jax.vmap(slopes))(carry, x)
-        y, carry = jax.lax.stop_gradient((y, carry))
-        filled = lambda given, default: jnp.broadcast_to(
-            jnp.asarray(default if given is None else given, y.dtype), y.shape
-        )
-        gamma, lam = filled(gamma, self.gamma), filled(lam, self.lam)
-        if reset is not None:
-            gamma = jnp.where(reset[..., None], 0, gamma)
-        there = st.begun[..., None] & jnp.isfinite(cumulant)
-        error = jnp.where(there, cumulant.astype(y.dtype) + gamma * y - st.prediction, 0)
-        learned = there.any(-1)
-
-        over = jnp.maximum(learned.sum(), 1).astype(y.dtype)
-        gradient = jax.tree.map(lambda e, own: -self._credited(e, error, own, over), st.trace, own)
-        with jax.numpy_dtype_promotion("standard"):  # Optax mixes precisions, also where the user forbids it
-            updates, optimiser = self._optimise(st.model).update(gradient, st.optimiser, parameters)
-        # In place: the weights, then the optimiser's state, which they have read, then the traces, which both have.
-        use, decay = learned.any(), gamma * lam
-        parameters = jax.tree.map(select_bits(use), eqx.apply_updates(parameters, updates), parameters)
-        parameters, use = computed((parameters, use))
-        optimiser = jax.tree.map(select_bits(use), optimiser, st.optimiser)
-        parameters, optimiser, decay = computed((parameters, optimiser, decay))
-        # At a reset γ is 0, and the traces start anew.
-        trace = jax.tree.map(lambda e, slope: self._by_row(decay, e) * e + slope, st.trace, by_parameter)
-        low, high = st.count
-        low = low + 1
-        new = TDState(
-            model=eqx.combine(parameters, static),
-            carry=carry,
-            trace=trace,
-            prediction=y,
-            begun=jnp.ones_like(st.begun),
-            optimiser=optimiser,
-            skipped=st.skipped,
-            key=st.key,
-            count=jnp.stack([low, high + (low == 0).astype(high.dtype)]),
-        )
-        return new, TDOutput(y, jnp.where(there, error, jnp.nan), learned)
-
-    def _by_row(self, each, trace):
-        """A number for each prediction, (streams, predictions), broadcastable to a trace of them."""
-        lead = each.shape[:-1]
-        rows = () if self.predictions == 1 else each.shape[-1:]
-        return each.reshape(*lead, *rows, *(1,) * (trace.ndim - len(lead) - len(rows))).astype(trace.dtype)
-
-    def _credited(self, trace, error, own, over):
-        """The sum of δ e over predictions that share a parameter, and the mean over streams."""
-        if self.predictions > 1 and not own:
-            return jnp.tensordot(error.astype(trace.dtype), trace, axes=error.ndim) / over.astype(trace.dtype)
-        each = self._by_row(error, trace) * trace
-        return each if self.streams is None else jnp.sum(each, 0) / over.astype(trace.dtype)
+    def _program(self, model: Any) -> Program:
+        made = self._optimiser if isinstance(self._optimiser, optax.GradientTransformation) else self._optimiser(model)
+        rule = TemporalDifference(self.gamma, self.lam, self.predictions)
+        update = Traces(made, self.predictions, _own_rows(model, self.predictions))
+        return Program(model, rule, update, Undo(), streams=self.streams)
 
     def _one(self, static, arrays, now):
-        arrays, out = self._stretch(static, arrays, jax.tree.map(lambda a: a[None], now))
+        arrays, out = self._many(static, arrays, jax.tree.map(lambda a: a[None], now))
         return arrays, jax.tree.map(lambda a: a[0], out)
 
     def _many(self, static, arrays, steps):
-        """Stretches of steps, each of them guarded; what is left over is a shorter one."""
-        whole, left = divmod(len(steps[0]), STRETCH)
-        outs = []
-        if whole:
-            shaped = jax.tree.map(lambda a: a[: whole * STRETCH].reshape(whole, STRETCH, *a.shape[1:]), steps)
-            arrays, out = jax.lax.scan(lambda arrays, now: self._stretch(static, arrays, now), arrays, shaped)
-            outs.append(jax.tree.map(lambda a: a.reshape(whole * STRETCH, *a.shape[2:]), out))
-        if left:
-            arrays, out = self._stretch(static, arrays, jax.tree.map(lambda a: a[whole * STRETCH :], steps))
-            outs.append(out)
-        return arrays, outs[0] if len(outs) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outs)
-
-    def _stretch(self, static, arrays, steps):
-        """Some steps, and what to do when something in them was not finite: looked for once, for it takes time."""
-
-        def one(arrays, now):
-            st, out = self._advance(_join(arrays, static), *now)
-            return _split(st)[0], out
-
-        after, out = jax.lax.scan(one, arrays, steps)
-        before, after = _join(arrays, static), _join(after, static)
-        sound = finite_by_stream((after.carry, after.trace, after.prediction), self.streams)
-        weights = finite_by_stream((eqx.filter(after.model, eqx.is_array), after.optimiser), None)
-        fault = ~sound | (~weights & sound.all())  # where no stream shows the cause, any may be it
-
-        def undone(both):
-            before, after = both
-            before, after = _join(before, static), _join(after, static)
-            fresh = self._fresh(before.model, jax.random.fold_in(before.key, before.count[0]))
-            clear = lambda leaf: select_bits(fault)(jnp.zeros_like(leaf), leaf)
-            st = TDState(
-                model=before.model,
-                carry=restarted(after.carry, fresh, fault, select_bits),
-                trace=jax.tree.map(clear, after.trace),
-                prediction=clear(after.prediction),
-                begun=after.begun & ~fault,
-                optimiser=before.optimiser,
-                skipped=after.skipped + len(steps[0]),
-                key=after.key,
-                count=after.count,
-            )
-            return _split(st)[0]
-
-        bad = fault.any()
-        both = _split(before)[0], _split(after)[0]
-        return jax.lax.cond(bad, undone, lambda both: both[1], both), out._replace(learned=out.learned & ~bad)
+        st = _join(arrays, static)
+        xs, cumulants, gammas, lams, resets = steps
+        memory, told = self._program(st.model).run(_memory(st), xs, (cumulants, gammas, lams), resets)
+        return _split(_state(memory, st.model))[0], TDOutput(*told)
 
     def _prediction(self, static, arrays, x):
         st = arrays if static is None else _join(arrays, static)
@@ -345,34 +228,6 @@ class TDLambda:
         return call(st.carry, x) if self.streams is None else jax.vmap(call)(st.carry, x)
 
     # Its parts.
-
-    def _optimise(self, model) -> optax.GradientTransformation:
-        made = self._optimiser
-        return made if isinstance(made, optax.GradientTransformation) else made(model)
-
-    def _fresh(self, model, key):
-        """A carry before the first step, for every stream its own key."""
-        if self.streams is None:
-            return model.init(key=key)
-        return jax.vmap(lambda k: model.init(key=k))(jax.random.split(key, self.streams))
-
-    def _start(self, model, carry, key) -> TDState:
-        lead = () if self.streams is None else (self.streams,)
-        parameters, own = eqx.filter(model, _trained(model)), _own_rows(model, self.predictions)
-        # The rows of a bank: one for each prediction, but where a parameter has a row for each of its own.
-        rows = lambda leaf, own: leaf.shape if own else (self.predictions, *leaf.shape)
-        dtype = jnp.result_type(*jax.tree.leaves(parameters))
-        return TDState(
-            model=model,
-            carry=carry,
-            trace=jax.tree.map(lambda leaf, own: jnp.zeros((*lead, *rows(leaf, own)), leaf.dtype), parameters, own),
-            prediction=jnp.zeros((*lead, self.predictions), dtype),
-            begun=jnp.zeros(lead, bool),
-            optimiser=self._optimise(model).init(parameters),
-            skipped=jnp.zeros((), jnp.int32),
-            key=key,
-            count=jnp.zeros(2, jnp.uint32),
-        )
 
     def _until_growth(self, st: TDState) -> int:
         """Steps until the model is to grow."""
@@ -414,16 +269,40 @@ class TDLambda:
         self._checked.add(seen)
 
 
-def _trained(model):
-    """Which leaves an optimiser moves."""
-    arrays = eqx.filter(model, eqx.is_array)
-    return jax.tree.map(lambda leaf, own: eqx.is_inexact_array(leaf) and not own, arrays, untrained(model))
+def _memory(st: TDState) -> Memory:
+    """The memory of the driver in a state."""
+    return Memory(
+        model=eqx.filter(st.model, eqx.is_array),
+        carry=st.carry,
+        update=TracesState(st.trace, st.optimiser),
+        rule=Predicted(st.prediction, st.begun),
+        broken=jnp.zeros_like(st.begun),
+        steps=st.count,
+        phase=jnp.zeros((), jnp.int32),
+        skipped=st.skipped,
+        key=st.key,
+    )
+
+
+def _state(memory: Memory, model: Any) -> TDState:
+    """The state with the driver's memory, of a model that is static but for its arrays."""
+    return TDState(
+        model=eqx.combine(memory.model, model),
+        carry=memory.carry,
+        trace=memory.update.trace,
+        prediction=memory.rule.prediction,
+        begun=memory.rule.begun,
+        optimiser=memory.update.optimiser,
+        skipped=memory.skipped,
+        key=memory.key,
+        count=memory.steps,
+    )
 
 
 def _own_rows(model, predictions: int):
     """For each trained parameter, whether its rows belong to one prediction each: those of a last `Readout`; with a
     single prediction all are its own."""
-    parameters = eqx.filter(model, _trained(model))
+    parameters = eqx.filter(model, trained(model))
     marks = jax.tree.map(lambda leaf: predictions == 1, parameters)
     last = model.layers[-1] if isinstance(model, Sequential) else None
     if predictions == 1 or not isinstance(last, Readout) or last.feedback_weight is not None:
