@@ -21,7 +21,7 @@ from ._memory import LearnerState, Output, is_algorithm, of_algorithms, states_o
 from ._packing import Packing
 from .estimators import Estimator
 from .nn import check_unroll
-from .train import Descent, Loss, Memory, Program, Skip, Window, check, trained
+from .train import Descent, Filter, Kalman, Loss, Memory, Program, Skip, Window, check, family, trained
 
 
 class Learner:
@@ -81,7 +81,7 @@ class Learner:
             )
         if not callable(loss):
             raise TypeError(f"Learner expects loss(prediction, target) -> scalar, such as sg.losses.mse, got {loss!r}.")
-        if not isinstance(optimiser, optax.GradientTransformation) and not callable(optimiser):
+        if not isinstance(optimiser, optax.GradientTransformation | Kalman) and not callable(optimiser):
             raise TypeError(
                 "Learner expects an Optax optimiser such as optax.adam(1e-3), or a function of the model that makes "
                 f"one, got {optimiser!r}."
@@ -107,14 +107,22 @@ class Learner:
                     "number of its steps, or leave chunked out to update at every step."
                 )
             check_unroll(model)
-        made = optimiser if isinstance(optimiser, optax.GradientTransformation) else optimiser(model)
-        moved, of_rules = trained(model), of_algorithms(model)
-        own = jax.tree.map(lambda moved, own: moved and own, moved, of_rules)
-        at_once = windowed or chunked
+        at_once, kind = windowed or chunked, None
+        if isinstance(optimiser, Kalman):
+            if at_once or estimator is not None:
+                raise TypeError(
+                    "A Kalman filter needs the sensitivities of each step: leave out chunked and the estimator, and "
+                    "give layers an online algorithm such as sg.SnAp(1) or sg.RTRL(), not BPTT."
+                )
+            update, kind = Filter(optimiser, model, update_every), family(loss)
+        else:
+            made = optimiser if isinstance(optimiser, optax.GradientTransformation) else optimiser(model)
+            own = jax.tree.map(lambda moved, own: moved and own, trained(model), of_algorithms(model))
+            update = Descent(made, own, 1 if at_once else update_every)
         self._program = Program(
             model,
-            Loss(loss, streams),
-            Descent(made, own, 1 if at_once else update_every),
+            Loss(loss, streams, kind),
+            update,
             Skip(),
             streams=streams,
             every=update_every,
@@ -250,9 +258,9 @@ class Learner:
         x, target = as_array(x), as_array(target)
         self._refuse_foreign(st, x, target)
         check(program, memory, x, target)
-        if program.buffered and memory.window == () and memory.pending == ():
+        if not program.is_open(memory):
             _, prediction = eqx.filter_eval_shape(program.forward, memory.model, memory.carry, x)
-            st = self._packed(program.with_buffers(memory, x, target, prediction))
+            st = self._packed(program.opened(memory, x, target, prediction))
             seen = (st.packing, *seen[1:])
         self._checked.add(seen)
         return st
@@ -264,9 +272,9 @@ class Learner:
         def note(key):
             memory = self._program.init(self._template, key, key)
             own.append(Packing(memory))
-            if self._program.buffered:
+            if not self._program.is_open(memory):
                 _, prediction = eqx.filter_eval_shape(self._program.forward, memory.model, memory.carry, x)
-                own.append(Packing(self._program.with_buffers(memory, x, target, prediction)))
+                own.append(Packing(self._program.opened(memory, x, target, prediction)))
 
         jax.eval_shape(note, st.memory.key)
         if st.packing not in own:

@@ -3,10 +3,13 @@
 from ._checks import check as check
 from ._descent import Descent as Descent, DescentState as DescentState
 from ._evidence import Evidence as Evidence, Finding as Finding
+from ._families import family as family
 from ._guard import Guard as Guard, Skip as Skip, Undo as Undo
+from ._kalman import Kalman as Kalman, KalmanState as KalmanState
 from ._memory import Memory as Memory, Told as Told
 from ._program import Program as Program, trained as trained
 from ._rules import Loss as Loss, Predicted as Predicted, Rule as Rule, TemporalDifference as TemporalDifference
+from ._second_order import Filter as Filter, FilterState as FilterState
 from ._traces import Traces as Traces, TracesState as TracesState
 from ._update import Update as Update
 from ._window import Window as Window

@@ -21,7 +21,7 @@ class Finding:
     - `slope`: ∂(sum of losses)/∂y, zero where nothing came; None for a rule without a loss;
     - `error`, `given`: y* - y of each output, 0 where it is missing, and whether it came; None where a rule has none;
     - `fisher`: the Fisher matrix of each stream's outputs, None for the identity;
-    - `decay`: γλ of eligibility, None for a rule without.
+    - `discount`, `decay`: γ, and γλ of eligibility, of each prediction; None for a rule without.
     """
 
     there: Bool[Array, "*lead"]
@@ -30,6 +30,7 @@ class Finding:
     error: Any = None
     given: Any = None
     fisher: Any = None
+    discount: Any = None
     decay: Any = None
 
 

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .._growth import overlaid
 from .._inference import inference, without_traces
 from .._memory import states_only, untrained
 from ..estimators import Differentiate, Estimator
@@ -81,18 +80,21 @@ class Program:
             estimate=self.estimator.init(parameters, carry, key=jax.random.fold_in(key, 1)),
         )
 
-    def with_buffers(self, memory: Memory, x: Any, signal: Any, y: Any) -> Memory:
-        """`memory` with the rings of a delay and of a window, whose shapes only a step tells."""
+    def opened(self, memory: Memory, x: Any, signal: Any, y: Any) -> Memory:
+        """`memory` opened: with the rings of a delay and of a window, whose shapes only a step tells."""
+        if not self.update.is_sized(memory.update):
+            parameters = eqx.filter(memory.model, self.trained)
+            memory = memory._replace(update=self.update.sized(memory.update, parameters, y, self.lead))
         if self.delay is not None:
             memory = memory._replace(pending=self.delay.init(memory.carry, x, y, self.lead))
         if self.window is not None:
             memory = memory._replace(window=self.window.init(memory.carry, x, signal, self.every, self.lead))
         return memory
 
-    @property
-    def buffered(self) -> bool:
-        """Whether a memory needs `with_buffers`."""
-        return self.delay is not None or self.window is not None
+    def is_open(self, memory: Memory) -> bool:
+        """Whether a memory has all that depends on shapes which only a step tells."""
+        late, at_once = self.delay is None or memory.pending != (), self.window is None or memory.window != ()
+        return late and at_once and self.update.is_sized(memory.update)
 
     def grown(self, smaller: Program, memory: Memory, arrays: PyTree[Array], carry: PyTree, serving: PyTree) -> Memory:
         """The memory of a program whose model is a stage larger than the one of `smaller`: what is new starts fresh,
@@ -104,7 +106,7 @@ class Program:
             raise TypeError(f"A learner with {name} cannot grow: its noise has the old shapes.")
         if smaller.every > 1 and int(memory.phase):
             raise ValueError(f"grow between windows of update_every={smaller.every} steps: now is within one.")
-        update = overlaid(self.update.init(eqx.filter(arrays, self.trained), self.lead), memory.update)
+        update = self.update.grown(memory.update, eqx.filter(arrays, self.trained), self.lead)
         pending, window = memory.pending, memory.window
         if pending != ():
             pending = pending._replace(serving=states_only(serving))

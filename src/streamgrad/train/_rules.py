@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._memory import missing_where, scored, total
 from ._evidence import Finding
+from ._families import Family
 
 
 class Rule(abc.ABC):
@@ -40,10 +41,13 @@ class Rule(abc.ABC):
 
 
 class Loss(Rule):
-    """A loss of prediction and target, scored at once. A target that is NaN is missing, entry by entry."""
+    """A loss of prediction and target, scored at once. A target that is NaN is missing, entry by entry.
 
-    def __init__(self, loss: Callable[[Any, Any], Array], streams: int | None):
-        self.loss, self.streams = loss, streams
+    - `family`: of the loss, for updates that learn from errors and not from a gradient.
+    """
+
+    def __init__(self, loss: Callable[[Any, Any], Array], streams: int | None, family: Family | None = None):
+        self.loss, self.streams, self.family = loss, streams, family
 
     def init(self, lead, dtype):
         del lead, dtype
@@ -63,7 +67,11 @@ class Loss(Rule):
             return total(loss, there), (loss, there)
 
         slope, (loss, there) = jax.grad(together, has_aux=True)(y)
-        return memory, Finding(there, loss, slope)
+        if self.family is None:
+            return memory, Finding(there, loss, slope)
+        each = self.family if self.streams is None else jax.vmap(self.family)
+        error, given, fisher = each(y, signal)
+        return memory, Finding(there, loss, slope, error, given, fisher)
 
     def wrong(self, finding):
         return finding.loss
@@ -99,7 +107,7 @@ class TemporalDifference(Rule):
         given = memory.begun[..., None] & jnp.isfinite(cumulant)
         error = jnp.where(given, cumulant.astype(y.dtype) + gamma * y - memory.prediction, 0)
         # Where an episode begins γ is 0, and the traces start anew.
-        finding = Finding(there=given.any(-1), error=error, given=given, decay=gamma * lam)
+        finding = Finding(there=given.any(-1), error=error, given=given, discount=gamma, decay=gamma * lam)
         return Predicted(y, jnp.ones_like(memory.begun)), finding
 
     def wrong(self, finding):

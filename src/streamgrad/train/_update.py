@@ -6,9 +6,9 @@ import abc
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
+from .._growth import overlaid
 from ._evidence import Evidence
 from ._guard import Guard
 
@@ -29,6 +29,16 @@ class Update(abc.ABC):
     ) -> tuple[Any, PyTree[Array], Bool[Array, ""]]:
         """The state and the parameters after a step, and whether the step was sound."""
 
+    def is_sized(self, state: Any) -> bool:
+        """Whether the state has all that depends on the shape of the predictions."""
+        del state
+        return True
+
+    def sized(self, state: Any, trained: PyTree[Array], y: Any, lead: tuple[int, ...]) -> Any:
+        """The state with what depends on the shape of the predictions y."""
+        del trained, y, lead
+        return state
+
     def by_stream(self, state: Any) -> PyTree:
         """Those parts of the state that belong to one stream each."""
         del state
@@ -43,7 +53,6 @@ class Update(abc.ABC):
         del after, clear
         return before
 
-
-def never() -> Bool[Array, ""]:
-    """A flag that says no."""
-    return jnp.zeros((), bool)
+    def grown(self, state: Any, trained: PyTree[Array], lead: tuple[int, ...]) -> Any:
+        """The state of a model that has grown to these trained parameters: by path, what is new starts fresh."""
+        return overlaid(self.init(trained, lead), state)

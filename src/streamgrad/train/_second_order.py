@@ -1,0 +1,105 @@
+"""A Kalman filter as an update of the driver."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .._growth import overlaid
+from ._kalman import Kalman, KalmanState
+from ._update import Update
+
+
+class FilterState(NamedTuple):
+    """`kalman`: covariance and noise, () before the number of outputs is known; `moved`: where the filter stands beside
+    the weights in use, within a window of `every` steps; `before`: the sensitivities of the last predictions, under
+    TD."""
+
+    kalman: KalmanState | tuple[()]
+    moved: PyTree[Array] = ()
+    before: PyTree[Array] = ()
+
+
+class Filter(Update):
+    """θ follows from errors and sensitivities by a `Kalman` filter.
+
+    - `model`: says which parameters belong to a unit or a layer; `every`: steps for which the weights in use stay;
+    - `temporal`: whether errors are temporal differences, whose sensitivity is ∂(y_{t-1} - γ y_t)/∂θ (KTD).
+
+    Within a window the filter goes on, from errors corrected by what it has learned since: e - H (θ' - θ).
+
+    Reference: Geist & Pietquin, Kalman temporal differences, 2010.
+    """
+
+    def __init__(self, kalman: Kalman, model: Any, every: int = 1, *, temporal: bool = False):
+        self.kalman, self.model, self.every, self.temporal = kalman, model, every, temporal
+
+    def init(self, trained, lead):
+        del lead
+        return FilterState((), jax.tree.map(jnp.zeros_like, trained) if self.every > 1 else ())
+
+    def is_sized(self, state):
+        return state.kalman != ()
+
+    def sized(self, state, trained, y, lead):
+        outputs = y.shape[len(lead) :]
+        if len(outputs) != 1:
+            raise ValueError(f"A Kalman filter needs predictions of shape (outputs,), got {outputs}: reshape them.")
+        state = state._replace(kalman=self.kalman.init(trained, self.model, outputs=outputs[0]))
+        if not self.temporal:
+            return state
+        rows = jax.tree.map(lambda leaf: jnp.zeros((*lead, *outputs, *leaf.shape), leaf.dtype), trained)
+        return state._replace(before=rows)
+
+    def sensitivity(self, pull, y):
+        return self.kalman.sensitivity(pull, y)
+
+    def __call__(self, state, trained, evidence, guard):
+        finding, lead = evidence.finding, 0 if evidence.streams is None else 1
+        if finding.error is None:
+            raise TypeError("A Kalman filter needs a rule that gives errors: use a loss it knows, or TD.")
+        rows = evidence.sensitivity
+        if self.temporal:
+            by_row = lambda gamma, leaf: gamma.reshape(*gamma.shape, *(1,) * (leaf.ndim - gamma.ndim))
+            change = lambda old, new: old - by_row(finding.discount, new).astype(new.dtype) * new
+            rows, state = jax.tree.map(change, state.before, rows), state._replace(before=rows)
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[lead + 1 :]), rows)
+        error, given, fisher = finding.error.ravel(), finding.given.ravel(), finding.fisher
+        sound = guard.sound(error.sum(), evidence.given, flat)
+        given = given & sound
+        if self.every == 1:
+            kalman, trained = self.kalman(state.kalman, trained, flat, error, given, fisher=fisher)
+            return state._replace(kalman=kalman), trained, sound
+        error = error - _times(flat, state.moved).astype(error.dtype)
+        kalman, moved = self.kalman(state.kalman, state.moved, flat, error, given, fisher=fisher)
+        move = lambda both: (jax.tree.map(jnp.zeros_like, both[0]), jax.tree.map(jnp.add, both[1], both[0]))
+        moved, trained = jax.lax.cond(evidence.due, move, lambda both: both, (moved, trained))
+        return state._replace(kalman=kalman, moved=moved), trained, sound
+
+    def by_stream(self, state):
+        return state.before
+
+    def shared(self, state):
+        return state.kalman, state.moved
+
+    def undone(self, before, after, clear):
+        return before._replace(before=jax.tree.map(clear, after.before))
+
+    def grown(self, state, trained, lead):
+        fresh = self.init(trained, lead)
+        if state.kalman == ():
+            return fresh
+        kalman = self.kalman.grow(state.kalman, trained, self.model)
+        if not self.temporal:
+            return FilterState(kalman, fresh.moved)
+        new = self.sized(fresh, trained, jax.ShapeDtypeStruct((*lead, len(kalman.noise)), float), lead).before
+        return FilterState(kalman, fresh.moved, overlaid(new, state.before))
+
+
+def _times(rows, moved):
+    """H times a displacement of the parameters."""
+    parts = jax.tree.map(lambda h, d: h.reshape(len(h), -1) @ d.ravel(), rows, moved)
+    return sum(jax.tree.leaves(parts))
