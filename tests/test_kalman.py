@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import streamgrad as sg
+from streamgrad import checkpoint
 from streamgrad.train._filter import root, whiten
 from streamgrad.train._kalman import Kalman
 
@@ -443,8 +444,8 @@ def test_resumes_to_the_bit(tmp_path):
     half = run(start, theta, *(np.concatenate([a[:6], a[:6]]) for a in (hs, ys)), given & (np.arange(12) < 6)[:, None])[
         0
     ]
-    sg.checkpoint.save(tmp_path, half, step=6)
-    loaded = sg.checkpoint.load(tmp_path, half).tree
+    checkpoint.save(tmp_path, half, step=6)
+    loaded = checkpoint.load(tmp_path, half).tree
     rest = [np.concatenate([a[6:], a[6:]]) for a in (hs, ys, given)]
     rest[2][6:] = False
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(run(*loaded, *rest)[0]), strict=True):
@@ -458,23 +459,22 @@ def test_blocks_of_a_model(blocks):
     model = sg.nn.Sequential(
         [
             sg.Recurrent(sg.cells.LSTM(2, 3, wiring=sg.wiring.Columns(), key=keys[0]), sg.SnAp(1)),
-            sg.Recurrent(sg.cells.LRU(3, 4, 5, key=keys[1]), sg.SnAp(1)),
-            eqx.nn.LayerNorm(5),
-            sg.Readout(5, 2, key=keys[3]),
+            sg.Recurrent(sg.cells.LRU(3, 4, key=keys[1]), sg.SnAp(1)),
+            eqx.nn.LayerNorm(3),
+            sg.Readout(3, 2, key=keys[3]),
         ]
     )
     theta, filter_ = trained(model), Kalman(blocks)
     state = filter_.init(theta, model, outputs=2)
     p = state.blocks.parameters
-    lstm, lru = 3 * 16, 4 * 9
     sizes = sorted(members.shape[1] for members in state.blocks.classes for _ in members)
     parts = {
         "full": [p],
-        "layer": sorted([lstm, p - lstm - 22, 10, 12]),
-        "unit": sorted([16] * 3 + [2 + 1 + 2 * 3] * 4 + [4] * 10 + [3] * 5 + [5, 5] + [6] * 2),
+        "layer": sorted([3 * 16, 4 * 9 + 3 * 4 * 2 + 3, 6, 8]),
+        "unit": sorted([16] * 3 + [9] * 4 + [3] * (4 + 4 + 1) + [3, 3] + [4, 4]),
         "diagonal": [1] * p,
     }
-    assert lru == 4 * (2 + 1 + 2 * 3) and sizes == parts[blocks]
+    assert sizes == parts[blocks]
     allocated = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     assert filter_.bytes(theta, model, outputs=2) == allocated
     assert sum(c.nbytes for c in state.covariance) == 8 * sum(size * size for size in sizes)

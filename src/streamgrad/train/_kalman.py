@@ -173,7 +173,8 @@ class Kalman(eqx.Module):
         if rest or sensitivity.shape[0] != len(error):
             raise ValueError(
                 f"Kalman: {len(sensitivity)} rows of sensitivities, {len(error)} errors and noise of "
-                f"{len(state.noise)} outputs do not fit: give a row for each error, and init(..., outputs=) that divides them."
+                f"{len(state.noise)} outputs do not fit: give a row for each error, and init(..., outputs=) "
+                "that divides them."
             )
         covariance, change, used = correct(
             state.covariance,
