@@ -9,6 +9,7 @@ from . import (
     nn as nn,
     optimisers as optimisers,
     td as td,
+    train as train,
     wiring as wiring,
 )
 from ._compile import compiler_options as compiler_options
@@ -41,5 +42,6 @@ from .explain import explain as explain
 from .learner import Learner as Learner
 from .readout import RLS as RLS, Readout as Readout
 from .recurrent import Recurrent as Recurrent
+from .train import Kalman as Kalman
 
 __version__ = "0.1.0"

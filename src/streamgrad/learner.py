@@ -16,8 +16,8 @@ from jaxtyping import Array, PRNGKeyArray
 
 from . import _health as health
 from ._compile import compiler_options
-from ._growth import grown, overlaid
-from ._memory import LearnerState, Output, is_algorithm, of_algorithms, states_only
+from ._growth import grown
+from ._memory import LearnerState, Output, is_algorithm, of_algorithms
 from ._packing import Packing
 from .estimators import Estimator
 from .nn import check_unroll

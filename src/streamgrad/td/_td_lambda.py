@@ -23,6 +23,7 @@ from ..train import Memory, Predicted, Program, TemporalDifference, Traces, Trac
 from ._checks import check_share
 from ._compiled import Compiled
 
+
 class TDOutput(NamedTuple):
     """What a step returns; of `run`, every leaf has a leading axis of time.
 

@@ -21,7 +21,7 @@ class Pending(NamedTuple):
 
     serving: PyTree
     xs: Any
-    resets: Bool[Array, "delay *lead"]
+    resets: Bool[Array, delay *lead]
     ys: Any
 
 
@@ -62,8 +62,6 @@ class Delay:
         serving, broken = self.serving(pending, program.streams)
         serving = program.restart(model, serving, reset | broken, memory.key)
         serving, y = jax.lax.stop_gradient(program.call(model, serving, x))
-        push = lambda ring, new: jax.tree.map(
-            lambda a, b: jnp.concatenate([a[1:], b[None].astype(a.dtype)]), ring, new
-        )
+        push = lambda ring, new: jax.tree.map(lambda a, b: jnp.concatenate([a[1:], b[None].astype(a.dtype)]), ring, new)
         pending = Pending(serving, push(pending.xs, x), push(pending.resets, reset), push(pending.ys, y))
         return memory._replace(pending=pending), Told(y, loss, learned)
