@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -18,15 +19,15 @@ from ._memory import (
     finite_by_stream,
     fitted,
     mean,
-    missing_where,
     of_algorithms,
-    scored,
     states,
     states_only,
     total,
     untrained,
 )
+from ._scored import scored
 from ._select import select
+from ._targets import check_target, missing_value, missing_where, numbers, typed
 from .estimators import Estimator
 from .nn import restarted, unroll
 
@@ -97,11 +98,8 @@ class Step:
         carry, prediction = eqx.filter_eval_shape(self.forward, memory.model, memory.carry, x)
         if jax.tree.structure(carry) != jax.tree.structure(memory.carry):
             raise TypeError("The model returned a carry of another structure than init(key=...) gave.")
-        if not jnp.issubdtype(target.dtype, jnp.integer) and prediction.shape != target.shape:
-            raise ValueError(
-                f"The model predicts shape {prediction.shape}, but the target has shape {target.shape}: "
-                "make them equal (a scalar target of a model with one output has shape (1,))."
-            )
+        target = typed(self.loss, prediction, target)
+        check_target(prediction, target)
         each, _ = eqx.filter_eval_shape(self.score, prediction, target)
         if each.shape != self.lead:
             raise ValueError(
@@ -109,8 +107,13 @@ class Step:
                 "sg.losses.mse does."
             )
         own = jax.tree.leaves(fitted(eqx.combine(memory.model, self.static)))
-        fit = lambda target: jax.tree.leaves(self.fit(memory.model, memory.carry, target, jnp.array(True)))
-        if any(own) and not dependence(jax.make_jaxpr(fit)(target).jaxpr)[own, 0].all():
+
+        def fit(prediction, target):
+            target = numbers(prediction, target)
+            return jax.tree.leaves(self.fit(memory.model, memory.carry, target, jnp.array(True)))
+
+        seen = len(jax.tree.leaves(prediction))  # the target's leaves are the inputs behind these
+        if any(own) and not dependence(jax.make_jaxpr(fit)(prediction, target).jaxpr)[own, seen:].any(1).all():
             raise ValueError(
                 "A part of the model fits itself from targets (sg.RLS), but the model's fit(carry, target) does "
                 "not reach it: put it last in sg.nn.Sequential, or give your model a fit that calls it."
@@ -118,18 +121,20 @@ class Step:
 
     def with_buffers(self, memory: Memory, x, target, prediction) -> Memory:
         """`memory` with the rings of a delay and the window of BPTT, whose shapes only a step tells."""
-        ring = lambda like, n, fill=0.0: jnp.full((n, *like.shape), fill, like.dtype)
+        def ring(tree, n, fill: Callable[[Any], float] = lambda dtype: 0.0):
+            return jax.tree.map(lambda like: jnp.full((n, *like.shape), fill(like.dtype), like.dtype), tree)
+
         copy = lambda tree: jax.tree.map(lambda a: jnp.array(a, copy=True), tree)
         flag = jax.ShapeDtypeStruct(self.lead, jnp.bool_)
         if self.delay:
             # Predictions that were never made count as missing.
-            never = ring(prediction, self.delay, jnp.nan)
+            never = ring(prediction, self.delay, lambda dtype: jnp.nan)
             serving = copy(states_only(memory.carry))
             memory = memory._replace(pending=(serving, ring(x, self.delay), ring(flag, self.delay), never))
         if self.windowed:
             k = self.update_every
-            missing = -1 if jnp.issubdtype(target.dtype, jnp.integer) else jnp.nan
-            window = (copy(memory.carry), ring(x, k), ring(target, k, missing), ring(flag, k))
+            target = typed(self.loss, prediction, target)
+            window = (copy(memory.carry), ring(x, k), ring(target, k, missing_value), ring(flag, k))
             memory = memory._replace(window=window)
         return memory
 
@@ -146,18 +151,23 @@ class Step:
         serving, xs, resets, predictions = memory.pending
         # A target whose input lies before the start or before an episode's boundary belongs to nothing.
         begun = (memory.steps[0] >= self.delay) | (memory.steps[1] > 0)
-        target = missing_where(resets[1:].any(0) | reset | ~begun, target)
-        scored, _ = self.score(predictions[0], target)
+        first = lambda ring: jax.tree.map(lambda leaf: leaf[0], ring)
+        due = first(predictions)
+        target = missing_where(resets[1:].any(0) | reset | ~begun, typed(self.loss, due, target))
+        scored, _ = self.score(due, target)
 
         def learn(memory):
-            memory, out = self._learn(memory, xs[0], target, resets[0])
+            memory, out = self._learn(memory, first(xs), target, resets[0])
             return memory, out.learned
 
         memory, learned = jax.lax.cond(begun, learn, lambda m: (m, jnp.zeros(self.lead, bool)), memory)
         model = self.serving(memory.model)
         serving = self.restart(model, serving, reset | ~finite_by_stream(serving, self.streams), memory.key)
         serving, prediction = jax.lax.stop_gradient(self.call(model, serving, x))
-        push = lambda ring, value: jnp.concatenate([ring[1:], value[None].astype(ring.dtype)])
+
+        def push(ring, value):
+            return jax.tree.map(lambda r, v: jnp.concatenate([r[1:], v[None].astype(r.dtype)]), ring, value)
+
         pending = (serving, push(xs, x), push(resets, reset), push(predictions, prediction))
         return memory._replace(pending=pending), Output(prediction, scored, learned)
 
@@ -168,13 +178,13 @@ class Step:
         carry = self.restart(model, memory.carry, reset | memory.broken, key)
         learn = self._learn_window if self.windowed else self._learn_now
         restart = lambda carry: self.restart(model, carry, reset | memory.broken, key)
-        memory, prediction, each, there, sound = learn(memory, carry, x, target, reset, restart)
+        memory, prediction, target, each, there, sound = learn(memory, carry, x, target, reset, restart)
         broken = ~finite_by_stream(states(memory.carry), self.streams) | (there & ~jnp.isfinite(each))
         # Where no stream shows why the gradient is not finite, the trace of any may be the cause.
         broken = broken | (~sound & ~broken.any())
         learned = there & sound
         memory = memory._replace(
-            model=self.fit(memory.model, memory.carry, target, learned.any()),
+            model=self.fit(memory.model, memory.carry, numbers(prediction, target), learned.any()),
             broken=broken,
             phase=(memory.phase + 1) % self.update_every,
             skipped=memory.skipped + (~sound).astype(jnp.int32),
@@ -209,7 +219,7 @@ class Step:
         if jax.tree.leaves(memory.owed):
             memory, gradient = self._with_owed(memory, gradient, there.any())
         memory = self._accumulate(memory, gradient, there.any() & sound)
-        return memory, prediction, each, there, sound
+        return memory, prediction, typed(self.loss, prediction, target), each, there, sound
 
     def _with_owed(self, memory: Memory, gradient, there):
         """The gradient with what steps without a target still owe to the leaves that algorithms learn themselves."""
@@ -224,9 +234,14 @@ class Step:
         at = memory.phase
         start, xs, targets, resets = memory.window
         start = jax.tree.map(select(at == 0), carry, start)
-        put = lambda ring, value: jax.lax.dynamic_update_index_in_dim(ring, value.astype(ring.dtype), at, 0)
-        xs, targets, resets = put(xs, x), put(targets, target), put(resets, reset & (at > 0))
+
+        def put(ring, value):
+            one = lambda r, v: jax.lax.dynamic_update_index_in_dim(r, v.astype(r.dtype), at, 0)
+            return jax.tree.map(one, ring, value)
+
         new, prediction = self.forward(memory.model, carry, x)
+        target = typed(self.loss, prediction, target)
+        xs, targets, resets = put(xs, x), put(targets, target), put(resets, reset & (at > 0))
         each, there = self.score(prediction, target)
         memory = memory._replace(carry=new, window=(start, xs, targets, resets))
 
@@ -239,7 +254,7 @@ class Step:
                 each = jax.vmap(lambda key: jax.random.split(key, self.lead[0]))(keys)
                 predictions = jax.vmap(run, in_axes=(0, 1, 1, 1), out_axes=1)(start, xs, resets, each)
             each, there = jax.vmap(self.score)(predictions, targets)
-            losses, there = jax.vmap(mean)(each, there), there.reshape(len(xs), -1).any(1)
+            losses, there = jax.vmap(mean)(each, there), there.reshape(len(there), -1).any(1)
             return jnp.sum(losses) / jnp.maximum(there.sum(), 1).astype(losses.dtype), there.any()
 
         def step_by_step(trained, fixed, keys):
@@ -268,7 +283,7 @@ class Step:
 
         end = at == self.update_every - 1
         memory, sound = jax.lax.cond(end, update, lambda m: (m, jnp.array(True)), memory)
-        return memory, prediction, each, there, sound
+        return memory, prediction, target, each, there, sound
 
     # Its parts.
 
