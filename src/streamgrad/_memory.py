@@ -94,30 +94,6 @@ def mean(each, there):
     return total(each, there) / jnp.maximum(there.sum(), 1).astype(each.dtype)
 
 
-def scored(loss, prediction, target):
-    """The loss of one prediction, NaN where there is no target, and whether there is one. A NaN (of integers: a
-    negative one) is missing, entry by entry."""
-    if jnp.issubdtype(target.dtype, jnp.integer):
-        there = (target >= 0).all()
-        each = loss(prediction, jnp.maximum(target, 0))
-    else:
-        given = jnp.isfinite(target)
-        there = given.any()
-        own = jax.lax.stop_gradient(prediction).astype(target.dtype)
-        filled = jnp.where(given, target, own).astype(prediction.dtype)
-        # A mean over all entries, of which the missing ones are free of error: rescaled to those given.
-        share = jnp.maximum(given.sum(), 1) / max(given.size, 1)
-        each = loss(prediction, filled)
-        each = each / share.astype(each.dtype)
-    return jnp.where(there, each, jnp.nan), there
-
-
-def missing_where(flag, target):
-    missing = -1 if jnp.issubdtype(target.dtype, jnp.integer) else jnp.nan
-    shape = flag.shape + (1,) * (target.ndim - flag.ndim)
-    return jnp.where(flag.reshape(shape), jnp.asarray(missing, target.dtype), target)
-
-
 def finite(tree) -> Bool[Array, ""]:
     """Whether all is finite, and no sum over rows so large that its square would overflow in an optimiser.
 

@@ -12,13 +12,14 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray, PyTree
 
 from . import _health as health
 from ._compile import compiler_options
 from ._growth import grown
 from ._memory import LearnerState, Output, is_algorithm, of_algorithms
 from ._packing import Packing
+from ._trees import as_arrays, described, lengths, shapes, signature
 from .estimators import Estimator
 from .nn import check_unroll
 from .train import Descent, Filter, Kalman, Loss, Memory, Program, Skip, Window, check, family, trained
@@ -50,9 +51,12 @@ class Learner:
     - `streams`: None for one stream; or a number of streams that share the weights, each with a carry of its
       own. Then x, target, prediction and reset have a leading axis of that length.
 
-    Targets: a NaN (an integer target: a negative one) is missing, entry by entry: it is neither scored nor
-    learned from, the state still advances. An infinite one counts as missing. A target that does not come in
-    its step never comes: late ones are what `delay` is for.
+    Inputs, targets and predictions are arrays, or trees of them (dicts, tuples).
+
+    Targets: a NaN is missing, entry by entry: it is neither scored nor learned from, the state still advances. An
+    infinite one counts as missing, and of labels (`sg.losses.cross_entropy`) a negative one. A loss of your own that is
+    neither a sum nor a mean over entries learns from whole targets alone (see `sg.losses.entrywise`). A target that does
+    not come in its step never comes: late ones are what `delay` is for.
 
     A step whose loss or gradient is not finite updates nothing, for all streams, is counted in `st.skipped`, and
     the carry of the stream at fault is reset before the next step. At an episode's boundary under a delay, targets
@@ -173,12 +177,12 @@ class Learner:
         st = self._packed(memory)
         # A copy: the weights of the model that the user holds must survive donation.
         st = LearnerState(tuple(jnp.array(array, copy=True) for array in st.arrays), st.packing)
-        return st if like is None else self._opened(st, *map(_array, like))
+        return st if like is None else self._opened(st, *map(as_arrays, like))
 
     def step(self, st: LearnerState, x: Any, target: Any, *, reset: Any = None) -> tuple[LearnerState, Output]:
         """One step of the stream. `reset=True` says that x begins a new episode: state and traces start anew
         before it, running statistics stay. Consumes `st`."""
-        x, target = _array(x), _array(target)
+        x, target = as_arrays(x), as_arrays(target)
         st = self._opened(st, x, target)
         step = (x, target) if reset is None else (x, target, reset)
         # Under the user's own jit, the compiler's options are the user's.
@@ -187,17 +191,19 @@ class Learner:
     def run(self, st: LearnerState, xs: Any, targets: Any, *, resets: Any = None) -> tuple[LearnerState, Output]:
         """Many steps in one call, scanned on the device: xs and targets have a leading axis of time.
         Consumes `st`."""
-        xs, targets = _array(xs), _array(targets)
-        length = len(xs)
-        if len(targets) != length or (resets is not None and len(resets) != length):
+        xs, targets = as_arrays(xs), as_arrays(targets)
+        found = lengths((xs, targets, () if resets is None else as_arrays(resets)))
+        if len(found) != 1 or None in found:
+            one = lambda tree: "/".join(str(n) for n in lengths(tree)) or "no"
             raise ValueError(
-                f"run expects xs, targets and resets of one length, got {length} inputs, {len(targets)} targets, "
-                f"{'no' if resets is None else len(resets)} resets."
+                f"run expects xs, targets and resets of one length, got {one(xs)} inputs, {one(targets)} targets, "
+                f"{'no' if resets is None else one(as_arrays(resets))} resets."
             )
-        if length == 0:
+        (length,) = found
+        if not length:
             raise ValueError("run expects at least one step, got an empty sequence.")
-        st = self._opened(st, xs[0], targets[0])
-        resets = None if resets is None else _array(resets)
+        st = self._opened(st, xs, targets, drop=1)
+        resets = None if resets is None else as_arrays(resets)
         run = self._packed_run if _is_traced(st) else self._run
         return run(st, xs, targets, resets)
 
@@ -216,10 +222,10 @@ class Learner:
         new = learner._program.grown(program, memory, eqx.filter(larger, eqx.is_array), carry, serving)
         return learner, learner._packed(new)
 
-    def predict(self, st: LearnerState, x: Any) -> Array:
+    def predict(self, st: LearnerState, x: Any) -> PyTree:
         """The prediction for x after all that was seen, from the newest weights. Changes nothing: a learner
         that is only asked does not advance."""
-        return self._predict(st, x)
+        return self._predict(st, as_arrays(x))
 
     def model(self, st: LearnerState) -> Any:
         """The model with its present weights."""
@@ -236,11 +242,11 @@ class Learner:
     def _init_jit(self):
         return jax.jit(self._program.init)
 
-    def _opened(self, st: LearnerState, x, target) -> LearnerState:
+    def _opened(self, st: LearnerState, x: PyTree, target: PyTree, drop: int = 0) -> LearnerState:
         """Check what a step is given, once for each shape, and on the first call add the buffers that depend on
-        the shapes."""
+        the shapes. `drop`: leading axes that are not the step's own."""
         try:
-            seen = (st.packing, x.shape, x.dtype, target.shape, target.dtype)
+            seen = (st.packing, drop, signature(x), signature(target))
         except AttributeError:
             raise TypeError(
                 f"A learner expects a state of its own and arrays, got {type(st).__name__}, {type(x).__name__} and "
@@ -249,13 +255,12 @@ class Learner:
         if seen in self._checked:
             return st
         program, memory = self._program, st.memory
-        if program.lead and any(shape[:1] != program.lead for shape in (x.shape, target.shape)):
+        x, target = shapes(x, drop), shapes(target, drop)
+        if program.lead and any(leaf.shape[:1] != program.lead for leaf in jax.tree.leaves((x, target))):
             raise ValueError(
                 f"A learner of {program.streams} streams expects x and target with a leading axis of that length, "
-                f"got shapes {x.shape} and {target.shape}."
+                f"got shapes {_shape(x)} and {_shape(target)}."
             )
-        as_array = lambda a: jax.ShapeDtypeStruct(a.shape, jax.dtypes.canonicalize_dtype(a.dtype))
-        x, target = as_array(x), as_array(target)
         self._refuse_foreign(st, x, target)
         check(program, memory, x, target)
         if not program.is_open(memory):
@@ -265,7 +270,7 @@ class Learner:
         self._checked.add(seen)
         return st
 
-    def _refuse_foreign(self, st: LearnerState, x, target) -> None:
+    def _refuse_foreign(self, st: LearnerState, x: PyTree, target: PyTree) -> None:
         """Refuse the state of a learner that is set up otherwise, or fed with another type of input."""
         own: list[Packing] = []
 
@@ -280,8 +285,8 @@ class Learner:
         if st.packing not in own:
             raise ValueError(
                 "The state does not fit: it was made by a learner with another model, optimiser, delay, update_every "
-                f"or number of streams, or for inputs and targets of another shape or type than {x.shape} {x.dtype} "
-                f"and {target.shape} {target.dtype}. Use this learner's init(key=...), and one type throughout."
+                f"or number of streams, or for inputs and targets of another shape or type than {described(x)} "
+                f"and {described(target)}. Use this learner's init(key=...), and one type throughout."
             )
 
     def _packed(self, memory: Memory) -> LearnerState:
@@ -293,23 +298,22 @@ class Learner:
     # One step.
 
     def _packed_step(self, st: LearnerState, x, target, reset=None):
-        memory, told = self._program.step(st.memory, jnp.asarray(x), jnp.asarray(target), reset)
+        memory, told = self._program.step(st.memory, *jax.tree.map(jnp.asarray, (x, target, reset)))
         return LearnerState(st.packing.pack(memory), st.packing), Output(*told)
 
     def _packed_run(self, st: LearnerState, xs, targets, resets):
-        xs, targets = jnp.asarray(xs), jnp.asarray(targets)
-        memory, told = self._program.run(st.memory, xs, targets, resets)
+        memory, told = self._program.run(st.memory, *jax.tree.map(jnp.asarray, (xs, targets, resets)))
         return LearnerState(st.packing.pack(memory), st.packing), Output(*told)
 
     @functools.cached_property
     def _predict(self):
-        return jax.jit(lambda st, x: self._program.predict(st.memory, jnp.asarray(x)))
+        return jax.jit(lambda st, x: self._program.predict(st.memory, jax.tree.map(jnp.asarray, x)))
 
 
 def _is_traced(st: LearnerState) -> bool:
     return isinstance(st.arrays[0], jax.core.Tracer)
 
 
-def _array(value: Any) -> Any:
-    """Lists and numbers as arrays; what has a shape and a type stays as it is."""
-    return value if hasattr(value, "dtype") else np.asarray(value)
+def _shape(tree: PyTree) -> Any:
+    """The shape of an array, or the shapes of a tree of them."""
+    return tree.shape if hasattr(tree, "shape") else jax.tree.map(lambda leaf: leaf.shape, tree)

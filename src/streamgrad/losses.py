@@ -2,31 +2,63 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Inexact, Int, Num
 
 
-def mse(prediction: Inexact[Array, "*shape"], target: Inexact[Array, "*shape"]) -> Float[Array, ""]:
+def entrywise(entries: Callable[[Any, Any], Any], *, labels: bool = False) -> Callable[[Any, Any], Any]:
+    """Make a loss from a function of single entries: their mean, over those that are not missing in a `sg.Learner`.
+
+        quantile = sg.losses.entrywise(lambda prediction, target: jnp.maximum(.9 * (target - prediction), ...))
+
+    - `entries(prediction, target)`: arrays to an array of the target's shape, each entry from its own prediction
+      (a label: from its own row of logits). Trees of arrays are taken leaf by leaf.
+    - `labels`: integer targets are labels, of which a negative one is missing; else they are numbers like any other.
+    """
+
+    @functools.wraps(entries)
+    def loss(prediction, target):
+        leaves = jax.tree.leaves(jax.tree.map(entries, prediction, target))
+        if len(leaves) == 1:
+            return jnp.mean(leaves[0])
+        return sum(jnp.sum(leaf) for leaf in leaves) / sum(leaf.size for leaf in leaves)
+
+    # What a learner asks of a loss: a function of another's making has neither.
+    loss.entries, loss.labels = entries, labels  # pyright: ignore[reportFunctionMemberAccess]
+    return loss
+
+
+@entrywise
+def mse(prediction: Inexact[Array, "*shape"], target: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Mean squared error, `mean((prediction - target)²)`."""
-    return jnp.mean(optax.squared_error(prediction, target))
+    return optax.squared_error(prediction, target)
 
 
-def mae(prediction: Inexact[Array, "*shape"], target: Inexact[Array, "*shape"]) -> Float[Array, ""]:
+@entrywise
+def mae(prediction: Inexact[Array, "*shape"], target: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Mean absolute error."""
-    return jnp.mean(jnp.abs(prediction - target))
+    return jnp.abs(prediction - target)
 
 
-def huber(prediction: Inexact[Array, "*shape"], target: Inexact[Array, "*shape"]) -> Float[Array, ""]:
+@entrywise
+def huber(prediction: Inexact[Array, "*shape"], target: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Huber loss: squared (halved) up to an error of 1, linear beyond it."""
-    return jnp.mean(optax.huber_loss(prediction, target))
+    return optax.huber_loss(prediction, target)
 
 
-def cross_entropy(logits: Float[Array, " classes"], label: Int[Array, ""]) -> Float[Array, ""]:
-    """Cross-entropy in nats of an integer label; to the `Learner` a negative label is a missing one."""
+@functools.partial(entrywise, labels=True)
+def cross_entropy(logits: Float[Array, "*shape classes"], label: Int[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Mean cross-entropy in nats of integer labels; to the `Learner` a negative label is a missing one."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, label)
 
 
-def binary_cross_entropy(logits: Float[Array, "*shape"], target: Num[Array, "*shape"]) -> Float[Array, ""]:
-    """Mean cross-entropy in nats of independent bits."""
-    return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, target.astype(logits.dtype)))
+@functools.partial(entrywise, labels=True)
+def binary_cross_entropy(logits: Float[Array, "*shape"], target: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Mean cross-entropy in nats of independent bits; to the `Learner` a NaN or a negative integer is a missing one."""
+    return optax.sigmoid_binary_cross_entropy(logits, target.astype(logits.dtype))

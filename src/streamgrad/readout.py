@@ -114,23 +114,36 @@ class RLS(Fitted):
     The minimiser of the exponentially weighted squared error while the bound below does not bind, at O(features²)
     a step. The gradient of a loss passes through W down to the features, so a recurrent layer below it learns as
     usual. P is kept as a square root S, P = S Sᵀ (Potter's form), so that rounding never makes it indefinite; ‖S‖²
-    stays within its first value, so that forgetting without excitation does not wind it up. Targets that are NaN are
-    left out.
+    stays within its first value, so that forgetting without excitation does not wind it up.
+
+    Targets that are NaN are left out, output by output: each has a P of its own, as what was given of it says how much
+    its weights are to move, and ages with what was given.
 
     - `forgetting`: λ in (0, 1]; an error counts for about 1/(1-λ) steps;
     - `ridge`: P starts at identity / ridge;
+    - `shared`: one P for all outputs, `out_size` times less memory and time; then a target with any entry missing is
+      left out whole;
     - as a layer of a model: `init(key=...)`, `(carry, features) -> (carry, y)`; the carry is φ.
 
     Reference: Potter's square-root filter, 1963; Ljung & Söderström, 1983.
     """
 
     weight: Float[Array, "features out_size"]
-    root: Float[Array, "features features"]
+    root: Float[Array, "*outputs features features"]
     in_size: int = eqx.field(static=True)
     forgetting: float = eqx.field(static=True)
     ridge: float = eqx.field(static=True)
 
-    def __init__(self, in_size: int, out_size: int, *, forgetting: float = 0.999, ridge: float = 1.0, dtype=None):
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        *,
+        forgetting: float = 0.999,
+        ridge: float = 1.0,
+        shared: bool = False,
+        dtype=None,
+    ):
         check_sizes(in_size=in_size, out_size=out_size)
         if not 0 < forgetting <= 1:
             raise ValueError(f"forgetting must lie in (0, 1], got {forgetting}.")
@@ -139,7 +152,8 @@ class RLS(Fitted):
         dtype = trace_dtype(default_dtype(dtype))
         self.in_size, self.forgetting, self.ridge = in_size, float(forgetting), float(ridge)
         self.weight = jnp.zeros((in_size + 1, out_size), dtype)
-        self.root = jnp.eye(in_size + 1, dtype=dtype) * ridge**-0.5
+        root = jnp.eye(in_size + 1, dtype=dtype) * ridge**-0.5
+        self.root = root if shared or out_size == 1 else jnp.tile(root, (out_size, 1, 1))
 
     def init(self, *, key: PRNGKeyArray) -> Float[Array, " features"]:
         """φ before the first step: zeros."""
@@ -154,18 +168,28 @@ class RLS(Fitted):
         return jax.lax.stop_gradient(phi), phi @ self.weight
 
     def fit(self, carry, target):
-        phi, root, lam = carry, self.root, self.forgetting
-        there = jnp.isfinite(target)
-        error = jnp.where(there, target.astype(phi.dtype) - phi @ self.weight, 0)
+        target = target.astype(self.weight.dtype)
+        if self.root.ndim == 2:
+            weight, root = self._fitted(self.weight, self.root, carry, target)
+        else:
+            each = lambda weight, root, target: self._fitted(weight[:, None], root, carry, target[None])
+            weight, root = jax.vmap(each, (1, 0, 0), (1, 0))(self.weight, self.root, target)
+            weight = weight[..., 0]
+        return eqx.tree_at(lambda m: (m.weight, m.root), self, (weight, root))
+
+    def _fitted(self, weight, root, phi, target):
+        """The weights of outputs that share a P, and its root, after one target."""
+        lam, there = self.forgetting, jnp.isfinite(target).all()
+        error = jnp.where(there, target - phi @ weight, 0)
         f = phi @ root
         scale = lam + f @ f
         gain = root @ f
-        weight = self.weight + jnp.outer(gain / scale, error)
-        root = (root - jnp.outer(gain / (scale + jnp.sqrt(lam * scale)), f)) * lam**-0.5
+        new = weight + jnp.outer(gain / scale, error)
+        narrow = (root - jnp.outer(gain / (scale + jnp.sqrt(lam * scale)), f)) * lam**-0.5
         # ‖S‖² is the trace of P: beyond what it was at the start, forgetting has only wound it up.
         start = (self.in_size + 1) / self.ridge
-        root = root * jnp.minimum(1, jnp.sqrt(start / jnp.sum(root * root)))
+        size = jnp.sum(narrow * narrow)
+        narrow = narrow * jnp.minimum(1, jnp.sqrt(start / size))
         # A target or a feature that is not finite leaves everything as it was.
-        use = there.any() & jnp.isfinite(scale) & jnp.isfinite(weight).all()
-        keep = lambda new, old: jnp.where(use, new, old)
-        return eqx.tree_at(lambda m: (m.weight, m.root), self, (keep(weight, self.weight), keep(root, self.root)))
+        use = there & jnp.isfinite(scale) & jnp.isfinite(size) & jnp.isfinite(new).all()
+        return jnp.where(use, new, weight), jnp.where(use, narrow, root)

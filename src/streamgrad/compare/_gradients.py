@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._memory import scored
+from .._scored import scored
 from ..algorithms import BPTT, Algorithm
 from ..nn import Sequential
 from ..recurrent import Recurrent

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from .._dependence import dependence
 from .._memory import fitted
+from .._targets import check_target
 from ._memory import Memory
 from ._program import Program
 
@@ -19,11 +20,8 @@ def check(program: Program, memory: Memory, x: Any, target: Any) -> None:
     carry, prediction = eqx.filter_eval_shape(program.forward, memory.model, memory.carry, x)
     if jax.tree.structure(carry) != jax.tree.structure(memory.carry):
         raise TypeError("The model returned a carry of another structure than init(key=...) gave.")
-    if not jnp.issubdtype(target.dtype, jnp.integer) and prediction.shape != target.shape:
-        raise ValueError(
-            f"The model predicts shape {prediction.shape}, but the target has shape {target.shape}: "
-            "make them equal (a scalar target of a model with one output has shape (1,))."
-        )
+    target = program.rule.typed(prediction, target)
+    check_target(prediction, target)
     each, _ = eqx.filter_eval_shape(program.rule.score, prediction, target)
     if each.shape != program.lead:
         raise ValueError(
@@ -31,8 +29,13 @@ def check(program: Program, memory: Memory, x: Any, target: Any) -> None:
             "sg.losses.mse does."
         )
     own = jax.tree.leaves(fitted(program.model(memory.model)))
-    fit = lambda target: jax.tree.leaves(program.fit(memory.model, memory.carry, target, jnp.array(True)))
-    if any(own) and not dependence(jax.make_jaxpr(fit)(target).jaxpr)[own, 0].all():
+
+    def fit(prediction, target):
+        target = program.rule.numbers(prediction, target)
+        return jax.tree.leaves(program.fit(memory.model, memory.carry, target, jnp.array(True)))
+
+    seen = len(jax.tree.leaves(prediction))  # the target's leaves are the inputs behind these
+    if any(own) and not dependence(jax.make_jaxpr(fit)(prediction, target).jaxpr)[own, seen:].any(1).all():
         raise ValueError(
             "A part of the model fits itself from targets (sg.RLS), but the model's fit(carry, target) does "
             "not reach it: put it last in sg.nn.Sequential, or give your model a fit that calls it."

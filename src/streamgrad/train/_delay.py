@@ -49,8 +49,9 @@ class Delay:
         reset = jnp.zeros(program.lead, bool) if reset is None else reset
         # A signal whose input lies before the start or before an episode's boundary belongs to nothing.
         begun = (memory.steps[0] >= self.steps) | (memory.steps[1] > 0)
-        signal = program.rule.without(pending.resets[1:].any(0) | reset | ~begun, signal)
-        loss, _ = program.rule.score(then(pending.ys), signal)
+        due = then(pending.ys)
+        signal = program.rule.without(pending.resets[1:].any(0) | reset | ~begun, due, signal)
+        loss, _ = program.rule.score(due, signal)
 
         def learn(memory):
             memory, told = program.learn(memory, then(pending.xs), signal, pending.resets[0])

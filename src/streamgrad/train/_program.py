@@ -88,6 +88,7 @@ class Program:
         if self.delay is not None:
             memory = memory._replace(pending=self.delay.init(memory.carry, x, y, self.lead))
         if self.window is not None:
+            signal = self.rule.typed(y, signal)
             memory = memory._replace(window=self.window.init(memory.carry, x, signal, self.every, self.lead))
         return memory
 
@@ -162,7 +163,7 @@ class Program:
         learned = finding.there & sound
         memory = self.guard.looked_at(memory, finding, sound, self.streams)
         memory = memory._replace(
-            model=self.fit(memory.model, memory.carry, signal, learned.any()),
+            model=self.fit(memory.model, memory.carry, self.rule.numbers(y, signal), learned.any()),
             phase=(memory.phase + 1) % self.every,
         )
         return memory, Told(y, self.rule.wrong(finding), learned)
@@ -275,7 +276,7 @@ class Program:
     def fit(self, arrays, carry, target, learned):
         """The arrays after parts of the model that fit themselves have seen the target."""
         model = self.model(arrays)
-        if not callable(getattr(model, "fit", None)):
+        if target is None or not callable(getattr(model, "fit", None)):
             return arrays
         old, rest = eqx.partition(model, eqx.is_array)
 

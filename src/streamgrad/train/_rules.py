@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._memory import missing_where, scored, total
+from .._memory import total
+from .._scored import scored
+from .._targets import missing_where, numbers, typed
 from ._evidence import Finding
 from ._families import Family
 
@@ -29,6 +31,10 @@ class Rule(abc.ABC):
     @abc.abstractmethod
     def wrong(self, finding: Finding) -> Array:
         """What a caller is told of the error, NaN where nothing came."""
+
+    def numbers(self, y: Any, signal: Any) -> Any:
+        """What parts of a model that fit themselves see of a signal; None where a rule has nothing for them."""
+        del y, signal
 
     def forget(self, memory: Any, fault: Array, clear: Callable[[Array], Array]) -> Any:
         """The memory of streams at fault as it was before the first step."""
@@ -70,16 +76,22 @@ class Loss(Rule):
         if self.family is None:
             return memory, Finding(there, loss, slope)
         each = self.family if self.streams is None else jax.vmap(self.family)
-        error, given, fisher = each(y, signal)
+        error, given, fisher = each(y, self.typed(y, signal))
         return memory, Finding(there, loss, slope, error, given, fisher)
 
     def wrong(self, finding):
         return finding.loss
 
-    @staticmethod
-    def without(flag: Array, signal: Any) -> Any:
-        """The signal, missing where the flag is set."""
-        return missing_where(flag, signal)
+    def typed(self, y: Any, target: Any) -> Any:
+        """The target with a type that can say "missing"."""
+        return typed(self.loss, y, target)
+
+    def without(self, flag: Array, y: Any, target: Any) -> Any:
+        """The target of the prediction y, missing where the flag is set."""
+        return missing_where(flag, self.typed(y, target))
+
+    def numbers(self, y, signal):
+        return numbers(y, self.typed(y, signal))
 
 
 class Predicted(NamedTuple):

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from .._memory import mean
 from .._select import select
+from .._targets import missing_value
 from ..nn import unroll
 from ._evidence import Evidence, Finding
 
@@ -39,9 +40,9 @@ class Window:
         self.chunked = chunked
 
     def init(self, carry: PyTree, x: Any, signal: Any, every: int, lead: tuple[int, ...]) -> Past:
-        """An empty window."""
+        """An empty window, of signals whose type can say "missing"."""
         ring = lambda like, fill: jnp.full((every, *like.shape), fill, like.dtype)
-        none = lambda like: ring(like, -1 if jnp.issubdtype(like.dtype, jnp.integer) else jnp.nan)
+        none = lambda like: ring(like, missing_value(like.dtype))
         start = jax.tree.map(lambda a: jnp.array(a, copy=True), carry)
         xs = jax.tree.map(lambda like: ring(like, 0), x)
         return Past(start, xs, jax.tree.map(none, signal), jnp.zeros((every, *lead), bool))
@@ -54,8 +55,9 @@ class Window:
         )
         reset = jnp.zeros(program.lead, bool) if reset is None else reset
         start = jax.tree.map(select(at == 0), memory.carry, past.start)
-        past = Past(start, put(past.xs, x), put(past.signals, signal), put(past.resets, reset & (at > 0)))
         carry, y = program.forward(memory.model, memory.carry, x)
+        signals = put(past.signals, program.rule.typed(y, signal))
+        past = Past(start, put(past.xs, x), signals, put(past.resets, reset & (at > 0)))
         _, finding = program.rule(memory.rule, y, signal, reset)
         memory = memory._replace(carry=carry, window=past)
         end = lambda memory: self._learn(program, memory)
