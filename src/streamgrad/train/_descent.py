@@ -26,11 +26,11 @@ class DescentState(NamedTuple):
 class Descent(Update):
     """θ ← θ + optimiser(mean of the gradients of `every` steps).
 
-    - `own`: which trained leaves algorithms learn themselves, targets or not. Steps without a target update nothing:
-      what these leaves are owed for them is added to the next step with one.
+    - `own`: which trained leaves algorithms learn themselves, targets or not; False: none. Steps without a target
+      update nothing: what these leaves are owed for them is added to the next step with one.
     """
 
-    def __init__(self, optimiser: optax.GradientTransformation, own: PyTree[bool], every: int = 1):
+    def __init__(self, optimiser: optax.GradientTransformation, own: PyTree[bool] = False, every: int = 1):
         self.optimiser, self.own, self.every = optimiser, own, every
 
     def init(self, trained, lead):

@@ -28,6 +28,11 @@ def trained(model: Any) -> PyTree[bool]:
     return jax.tree.map(lambda leaf, own: eqx.is_inexact_array(leaf) and not own, arrays, untrained(model))
 
 
+def parameters(model: Any) -> PyTree[Array]:
+    """The trained parameters of a model, None in the place of all else."""
+    return eqx.filter(model, trained(model))
+
+
 class Program:
     """`init(arrays, key_carry, key) -> memory`, `step(memory, x, signal, reset) -> (memory, told)`, and `run` of many.
 

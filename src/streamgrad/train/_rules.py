@@ -52,7 +52,7 @@ class Loss(Rule):
     - `family`: of the loss, for updates that learn from errors and not from a gradient.
     """
 
-    def __init__(self, loss: Callable[[Any, Any], Array], streams: int | None, family: Family | None = None):
+    def __init__(self, loss: Callable[[Any, Any], Array], streams: int | None = None, family: Family | None = None):
         self.loss, self.streams, self.family = loss, streams, family
 
     def init(self, lead, dtype):
