@@ -6,7 +6,8 @@ guard, must never fall below R's floor.
 
 - a linear readout of 48 lags (49 parameters): the library's filter, the same without the enlarged diagonal (`plain`),
   and Potter's square root of P (`root`), whose P is positive by construction: its eigenvalues are those of A Aᵀ;
-- a network of 8 LSTM columns (137 parameters) under SnAp-1: the library's filter with each form of blocks.
+- a network of 8 LSTM columns (137 parameters) under SnAp-1: the library's filter with each form of blocks. A carry that
+  is no longer finite starts anew, as in a learner; how often is shown.
 
 python benchmarks/kalman/soak.py --out results/kalman-soak
 """
@@ -108,7 +109,7 @@ def network(blocks: str) -> Case:
     state = filter_.init(theta, model)
 
     def step(memory, lags, y):
-        state, theta, carry = memory
+        state, theta, carry, restarts = memory
 
         def predicted(theta):
             new, y = eqx.combine(theta, static)(carry, lags[:2])
@@ -116,11 +117,14 @@ def network(blocks: str) -> Case:
 
         prediction, pull, carry = jax.vjp(predicted, theta, has_aux=True)
         rows = filter_.sensitivity(pull, prediction)
-        variance = _variance(state, rows)
+        sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((rows, carry))]).all()
+        variance = jnp.where(sound, _variance(state, rows), jnp.inf)
         state, theta = filter_(state, theta, rows, y - prediction, jnp.ones(1, bool))
-        return (state, theta, carry), variance, theta.layers[1].weight
+        carry = jax.tree.map(lambda new, old: jnp.where(sound, new, old), carry, fresh)
+        return (state, theta, carry, restarts + ~sound), variance, theta.layers[1].weight
 
-    memory = state, theta, model.init(key=jax.random.key(2))
+    fresh = model.init(key=jax.random.key(2))
+    memory = state, theta, jax.tree.map(jnp.copy, fresh), jnp.zeros((), jnp.int32)
     return Case(memory, step, lambda m: _blocks(m[0]), state.blocks.parameters)
 
 
@@ -173,6 +177,7 @@ def soak(case: Case, steps: int, gap: int) -> dict[str, Any]:
         "smallest_S": float(carry[2]),
         "eigenvalue": float(eigenvalue),
         "asymmetry": float(asymmetry),
+        "restarts": int(carry[0][3]) if len(carry[0]) == 4 else 0,
         "seconds": seconds,
     }
 
@@ -188,15 +193,21 @@ def main() -> None:
         f"LSTM columns, {form}": functools.partial(network, form) for form in ("full", "layer", "unit", "diagonal")
     }
     rows = []
-    print(f"{'form':24} {'parameters':>10} {'smallest S':>11} {'eigenvalue':>11} {'asymmetry':>10}  lives")
+    print(
+        f"{'form':24} {'parameters':>10} {'smallest S':>11} {'eigenvalue':>11} {'asymmetry':>10} {'restarts':>8}  lives"
+    )
     with jax.numpy_dtype_promotion("standard"):
         for name, make in cases.items():
             case = make()
             row = {"form": name, "parameters": case.parameters, **soak(case, options.steps, options.gap)}
             rows.append(row)
             shown = [f"{row[k]:.3g}" if row[k] is not None else "-" for k in ("smallest_S", "eigenvalue", "asymmetry")]
+            restarts = row.get("restarts", "-")
             lives = "yes" if row["died_after"] is None else f"no, by step {row['died_after']}"
-            print(f"{name:24} {case.parameters:10} {shown[0]:>11} {shown[1]:>11} {shown[2]:>10}  {lives}", flush=True)
+            print(
+                f"{name:24} {case.parameters:10} {shown[0]:>11} {shown[1]:>11} {shown[2]:>10} {restarts:>8}  {lives}",
+                flush=True,
+            )
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         made = {"steps": options.steps, "gap": options.gap, "dtype": "float32", "jax": jax.__version__, "rows": rows}
