@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from ._dependence import dependence
-from ._inference import inference, without_traces
+from ._inference import serving, without_traces
 from ._memory import (
     Memory,
     Output,
@@ -23,12 +23,12 @@ from ._memory import (
     states,
     states_only,
     total,
-    untrained,
 )
 from ._scored import scored
 from ._select import select
 from ._targets import check_target, missing_value, missing_where, numbers, typed
-from .estimators import Estimator
+from ._trained import check_update, still, trained, updated, value_dtype
+from .estimators import Differentiate, Estimator
 from .nn import restarted, unroll
 
 
@@ -57,7 +57,7 @@ class Step:
         self.estimator = estimator
         arrays, self.static = eqx.partition(model, eqx.is_array)
         #: which arrays of the model the optimiser moves: not those that fit themselves
-        self.trained = jax.tree.map(lambda leaf, own: eqx.is_inexact_array(leaf) and not own, arrays, untrained(model))
+        self.trained = trained(model)
         #: and which of these algorithms learn by themselves, targets or not
         self.own = jax.tree.map(lambda trained, own: trained and own, self.trained, of_algorithms(model))
 
@@ -70,7 +70,7 @@ class Step:
             model=arrays,
             carry=carry,
             optimiser=self.optimiser.init(trained),
-            gradient=(zeros, jnp.zeros((), jnp.int32)) if self.update_every > 1 and not self.windowed else (),
+            gradient=self.nothing(zeros) if self.update_every > 1 and not self.windowed else (),
             window=(),
             pending=(),
             broken=jnp.zeros(self.lead, bool),
@@ -81,6 +81,11 @@ class Step:
             owed=eqx.filter(zeros, self.own),
             estimate=self.estimator.init(trained, carry, key=jax.random.fold_in(key, 1)),
         )
+
+    @staticmethod
+    def nothing(zeros):
+        """Sums before the first step of `update_every`: of gradients, of steps that counted, of their losses."""
+        return zeros, jnp.zeros((), jnp.int32), jnp.zeros((), value_dtype(zeros))
 
     @property
     def lead(self) -> tuple[int, ...]:
@@ -106,6 +111,9 @@ class Step:
                 f"The loss must be a scalar for each step, got shape {each.shape[len(self.lead) :]}: take the mean, as "
                 "sg.losses.mse does."
             )
+        parameters = eqx.filter(memory.model, self.trained)
+        value = jnp.zeros((), value_dtype(parameters))
+        check_update(self.optimiser, parameters, {"value": value, "grad": parameters}, "Learner")
         own = jax.tree.leaves(fitted(eqx.combine(memory.model, self.static)))
 
         def fit(prediction, target):
@@ -210,15 +218,18 @@ class Step:
             begins=memory.phase == 0,
             restart=restart,
         )
-        carry, prediction, each, there = jax.lax.stop_gradient(aux)
+        carry_before, (carry, prediction, each, there) = carry, jax.lax.stop_gradient(aux)
+        value = loss
         if self.streams is not None:
             count = jnp.maximum(there.sum(), 1)
             gradient = jax.tree.map(lambda g: g / count.astype(g.dtype), gradient)
+            value = loss / count.astype(loss.dtype)
+        untouched = still(objective, trained, carry_before) if isinstance(self.estimator, Differentiate) else None
         sound = ~there.any() | (jnp.isfinite(loss) & finite(gradient))
         memory = memory._replace(carry=carry, estimate=estimate)
         if jax.tree.leaves(memory.owed):
             memory, gradient = self._with_owed(memory, gradient, there.any())
-        memory = self._accumulate(memory, gradient, there.any() & sound)
+        memory = self._accumulate(memory, gradient, there.any() & sound, value, untouched)
         return memory, prediction, typed(self.loss, prediction, target), each, there, sound
 
     def _with_owed(self, memory: Memory, gradient, there):
@@ -279,7 +290,8 @@ class Step:
             objective = at_once if self.chunked else step_by_step
             (loss, given), gradient = eqx.filter_value_and_grad(objective, has_aux=True)(trained, fixed, keys)
             sound = ~given | (jnp.isfinite(loss) & finite(gradient))
-            return self._update(memory, gradient, given & sound), sound
+            untouched = still(objective, trained, fixed, keys)
+            return self._update(memory, gradient, given & sound, loss, untouched), sound
 
         end = at == self.update_every - 1
         memory, sound = jax.lax.cond(end, update, lambda m: (m, jnp.array(True)), memory)
@@ -299,7 +311,7 @@ class Step:
         return without_traces(model) if self.chunked else model
 
     def serving(self, arrays):
-        return inference(eqx.combine(arrays, self.static))
+        return serving(eqx.combine(arrays, self.static))
 
     def restart(self, model, carry, reset, key):
         """A fresh carry where `reset` says so, running statistics kept."""
@@ -320,29 +332,33 @@ class Step:
         one = lambda prediction, target: scored(self.loss, prediction, target)
         return one(prediction, target) if self.streams is None else jax.vmap(one)(prediction, target)
 
-    def _accumulate(self, memory: Memory, gradient, learned) -> Memory:
+    def _accumulate(self, memory: Memory, gradient, learned, loss, untouched) -> Memory:
         if self.update_every == 1:
-            return self._update(memory, gradient, learned)
-        total, count = memory.gradient
+            return self._update(memory, gradient, learned, loss, untouched)
+        total, count, losses = memory.gradient
         total = jax.tree.map(lambda a, g: a + jnp.where(learned, g, 0), total, gradient)
-        count = count + learned.astype(jnp.int32)
+        count, losses = count + learned.astype(jnp.int32), losses + jnp.where(learned, loss, 0).astype(losses.dtype)
         due = memory.phase == self.update_every - 1
 
         def update(memory):
-            mean = jax.tree.map(lambda a: a / jnp.maximum(count, 1).astype(a.dtype), total)
+            over = lambda a: a / jnp.maximum(count, 1).astype(a.dtype)
+            mean = jax.tree.map(over, total)
             zeros = jax.tree.map(jnp.zeros_like, total)
-            return self._update(memory, mean, count > 0)._replace(gradient=(zeros, jnp.zeros_like(count)))
+            return self._update(memory, mean, count > 0, over(losses), untouched)._replace(gradient=self.nothing(zeros))
 
-        return jax.lax.cond(due, update, lambda m: m._replace(gradient=(total, count)), memory)
+        return jax.lax.cond(due, update, lambda m: m._replace(gradient=(total, count, losses)), memory)
 
-    def _update(self, memory: Memory, gradient, learned) -> Memory:
+    def _update(self, memory: Memory, gradient, learned, loss, untouched) -> Memory:
+        """`untouched`: parameters that no gradient reaches; an optimiser's decay and noise do not move them either."""
         trained, fixed = eqx.partition(memory.model, self.trained)
-        with jax.numpy_dtype_promotion("standard"):  # Optax mixes precisions, also where the user forbids it
-            updates, optimiser = self.optimiser.update(gradient, memory.optimiser, trained)
-        updated = eqx.apply_updates(trained, updates)
+        value = loss.astype(value_dtype(trained))
+        new, optimiser = updated(self.optimiser, gradient, memory.optimiser, trained, value=value, grad=gradient)
         choose = select(learned)
+        new = jax.tree.map(choose, new, trained)
+        if untouched is not None:
+            new = jax.tree.map(lambda new, old, stays: old if stays else new, new, trained, untouched)
         return memory._replace(
-            model=eqx.combine(jax.tree.map(choose, updated, trained), fixed),
+            model=eqx.combine(new, fixed),
             optimiser=jax.tree.map(choose, optimiser, memory.optimiser),
         )
 

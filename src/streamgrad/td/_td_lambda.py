@@ -15,9 +15,11 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from .._growth import grown, overlaid
-from .._memory import finite_by_stream, is_algorithm, untrained
+from .._memory import finite_by_stream, is_algorithm
 from .._order import computed
+from .._owned import refuse_consumed
 from .._select import select_bits
+from .._trained import check_update, checked_optimiser, still, trained, updated
 from ..cells._cell import check_sizes
 from ..nn import Sequential, due, restarted
 from ..readout import Readout
@@ -26,6 +28,8 @@ from ._compiled import Compiled
 
 #: Steps of `run` after which it is seen whether all is finite.
 STRETCH = 32
+#: How a step is called: said where a state was consumed.
+CALL = "st, out = learner.step(st, ...)"
 
 
 class TDOutput(NamedTuple):
@@ -62,6 +66,7 @@ class TDState(eqx.Module):
     @property
     def steps(self) -> int:
         """Steps taken."""
+        refuse_consumed(self.count, CALL)
         low, high = np.asarray(self.count)
         return int(low) + (int(high) << 32)
 
@@ -134,11 +139,7 @@ class TDLambda:
                 f"TDLambda needs an online gradient at every step, and {type(windowed[0]).__name__} has none: use "
                 "sg.TBPTT(window), sg.SnAp(1) or sg.RTRL()."
             )
-        if not isinstance(optimiser, optax.GradientTransformation) and not callable(optimiser):
-            raise TypeError(
-                "TDLambda expects an Optax optimiser such as optax.sgd(1e-2), or a function of the model that "
-                f"makes one, got {optimiser!r}."
-            )
+        checked_optimiser(optimiser, model, "TDLambda")
         if streams is not None and (not isinstance(streams, int) or streams < 1):
             raise ValueError(f"streams must be None or an integer >= 1, got {streams!r}.")
         check_sizes(predictions=predictions)
@@ -168,7 +169,11 @@ class TDLambda:
         st = self._grown(st)
         arrays, static = _split(st)
         step = self._one if is_traced(st) else self._step  # under the user's own jit, the compiler's options are theirs
-        arrays, out = step(static, arrays, now)
+        try:
+            arrays, out = step(static, arrays, now)
+        except (RuntimeError, ValueError):
+            refuse_consumed(st, CALL)
+            raise
         return _join(arrays, static), out
 
     def run(
@@ -188,7 +193,11 @@ class TDLambda:
             end = min(lengths["xs"], start + self._until_growth(st))
             arrays, static = _split(st)
             run = self._many if is_traced(st) else self._run
-            arrays, out = run(static, arrays, _part(steps, slice(start, end)))
+            try:
+                arrays, out = run(static, arrays, _part(steps, slice(start, end)))
+            except (RuntimeError, ValueError):
+                refuse_consumed(st, CALL)
+                raise
             st = _join(arrays, static)
             parts.append(out)
             start = end
@@ -208,6 +217,7 @@ class TDLambda:
     def predict(self, st: TDState, x: Any) -> Array:
         """The prediction for x after all that was seen. Changes nothing."""
         arrays, static = _split(st)
+        refuse_consumed(st, CALL)
         return self._ask(static, arrays, jnp.asarray(x))
 
     # One step.
@@ -218,7 +228,7 @@ class TDLambda:
             # By bits: a branch would copy the carry at every step.
             fresh = self._fresh(st.model, jax.random.fold_in(st.key, st.count[0]))
             carry = restarted(carry, fresh, reset, select_bits)
-        parameters, static = eqx.partition(st.model, _trained(st.model))
+        parameters, static = eqx.partition(st.model, trained(st.model))
         own = _own_rows(st.model, self.predictions)
 
         def slopes(carry, x):
@@ -235,6 +245,12 @@ class TDLambda:
             (each,) = jax.vmap(pull)(jnp.eye(self.predictions, dtype=y.dtype))
             return y, new, jax.tree.map(lambda all, one, own: all if own else one, together, each, own)
 
+        def whole(parameters, carry, x):
+            new, y = eqx.combine(parameters, static)(carry, x)
+            return jnp.sum(y), new
+
+        one = lambda leaf: jax.ShapeDtypeStruct(leaf.shape if self.streams is None else leaf.shape[1:], leaf.dtype)
+        untouched = still(whole, parameters, *jax.tree.map(one, (carry, x)))
         y, carry, by_parameter = (slopes if self.streams is None else jax.vmap(slopes))(carry, x)
         y, carry = jax.lax.stop_gradient((y, carry))
         filled = lambda given, default: jnp.broadcast_to(
@@ -249,11 +265,11 @@ class TDLambda:
 
         over = jnp.maximum(learned.sum(), 1).astype(y.dtype)
         gradient = jax.tree.map(lambda e, own: -self._credited(e, error, own, over), st.trace, own)
-        with jax.numpy_dtype_promotion("standard"):  # Optax mixes precisions, also where the user forbids it
-            updates, optimiser = self._optimise(st.model).update(gradient, st.optimiser, parameters)
+        new, optimiser = updated(self._optimise(st.model), gradient, st.optimiser, parameters)
+        new = jax.tree.map(lambda new, old, stays: old if stays else new, new, parameters, untouched)
         # In place: the weights, then the optimiser's state, which they have read, then the traces, which both have.
         use, decay = learned.any(), gamma * lam
-        parameters = jax.tree.map(select_bits(use), eqx.apply_updates(parameters, updates), parameters)
+        parameters = jax.tree.map(select_bits(use), new, parameters)
         parameters, use = computed((parameters, use))
         optimiser = jax.tree.map(select_bits(use), optimiser, st.optimiser)
         parameters, optimiser, decay = computed((parameters, optimiser, decay))
@@ -358,7 +374,7 @@ class TDLambda:
 
     def _start(self, model, carry, key) -> TDState:
         lead = () if self.streams is None else (self.streams,)
-        parameters, own = eqx.filter(model, _trained(model)), _own_rows(model, self.predictions)
+        parameters, own = eqx.filter(model, trained(model)), _own_rows(model, self.predictions)
         # The rows of a bank: one for each prediction, but where a parameter has a row for each of its own.
         rows = lambda leaf, own: leaf.shape if own else (self.predictions, *leaf.shape)
         dtype = jnp.result_type(*jax.tree.leaves(parameters))
@@ -411,19 +427,14 @@ class TDLambda:
                 f"The model predicts shape {made.shape}, expected {st.prediction.shape}: give "
                 "TDLambda(predictions=...) the number of predictions that the model makes."
             )
+        check_update(self._optimise(st.model), eqx.filter(st.model, trained(st.model)), {}, "TDLambda")
         self._checked.add(seen)
-
-
-def _trained(model):
-    """Which leaves an optimiser moves."""
-    arrays = eqx.filter(model, eqx.is_array)
-    return jax.tree.map(lambda leaf, own: eqx.is_inexact_array(leaf) and not own, arrays, untrained(model))
 
 
 def _own_rows(model, predictions: int):
     """For each trained parameter, whether its rows belong to one prediction each: those of a last `Readout`; with a
     single prediction all are its own."""
-    parameters = eqx.filter(model, _trained(model))
+    parameters = eqx.filter(model, trained(model))
     marks = jax.tree.map(lambda leaf: predictions == 1, parameters)
     last = model.layers[-1] if isinstance(model, Sequential) else None
     if predictions == 1 or not isinstance(last, Readout) or last.feedback_weight is not None:
