@@ -19,7 +19,7 @@ LARGE_STATE, LARGE_TRACE, LARGE_WEIGHT = 1e6, 1e12, 1e4
 def warnings(memory: Memory, trained: Any) -> list[str]:
     """What is growing out of bounds, with the likely cause and what to change; empty when all is well."""
     found = []
-    if skipped := int(memory.skipped):
+    if skipped := int(jnp.sum(memory.skipped)):
         found.append(
             f"{skipped} updates were skipped since the loss or a gradient was not finite: look for extreme inputs or "
             "targets, clip gradients (optax.clip_by_global_norm) or lower the learning rate."

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import jax
 
+from ._owned import owned
 from .algorithms import Frozen
 from .nn import Dropout
 from .recurrent import Recurrent
@@ -16,8 +17,14 @@ M = TypeVar("M")
 def inference(model: M) -> M:
     """The same model for serving: every recurrent layer keeps its state alone, and dropout is left out.
 
-    Its carries are those of `init(key=...)`, or a learner's with every trace replaced by ().
+    Its carries are those of `init(key=...)`, or a learner's with every trace replaced by (). Its arrays are copies: it
+    lives on when the learner whose weights it has goes on.
     """
+    return owned(serving(model))
+
+
+def serving(model: M) -> M:
+    """As `inference`, with the very arrays of the model."""
     return jax.tree.map(_serving, model, is_leaf=lambda node: isinstance(node, Recurrent | Dropout))
 
 

@@ -16,7 +16,9 @@ WORDS = np.dtype(np.uint32)
 
 
 class Packing:
-    """How the leaves of a pytree are packed: static, compared by content, hashed once."""
+    """How the leaves of a pytree are packed: static, compared by content, hashed once.
+
+    A tree whose leaves all have more leading axes (made under `jax.vmap`) is packed with them."""
 
     def __init__(self, tree: PyTree[Array]):
         leaves, self.treedef = jax.tree.flatten(tree)
@@ -43,7 +45,9 @@ class Packing:
     def pack(self, tree: PyTree[Array]) -> tuple[Array, ...]:
         """The arrays: vectors of small leaves, then the large leaves."""
         raw = [_raw(leaf) for leaf in self.treedef.flatten_up_to(tree)]
-        vectors = [jnp.concatenate([_carried(raw[k]).ravel() for k in group]) for group in self.small]
+        lead = raw[0].shape[: raw[0].ndim - len(self.shapes[0][0])]  # of a tree made under `jax.vmap`
+        flat = lambda leaf: _carried(leaf).reshape(*lead, -1)
+        vectors = [jnp.concatenate([flat(raw[k]) for k in group], axis=-1) for group in self.small]
         return (*vectors, *(raw[k] for k in self.large))
 
     def unpack(self, arrays: tuple[Array, ...]) -> PyTree[Array]:
@@ -55,7 +59,7 @@ class Packing:
             for k in group:
                 shape, dtype = self.shapes[k]
                 size = int(np.prod(shape))
-                leaves[k] = _restored(vector[start : start + size], dtype).reshape(shape)
+                leaves[k] = _restored(vector[..., start : start + size], dtype).reshape(*vector.shape[:-1], *shape)
                 start += size
         for k, leaf in zip(self.large, large, strict=True):
             leaves[k] = leaf

@@ -52,7 +52,7 @@ def save(
     directory: str | os.PathLike[str],
     tree: PyTree,
     *,
-    step: int,
+    step: Any,
     meta: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     keep: int = 3,
@@ -62,13 +62,15 @@ def save(
     **Arguments:**
 
     - `tree`: a pytree of JAX and NumPy arrays (typed PRNG keys included), numbers, strings, None.
-    - `step`: the number by which checkpoints are ordered; the same step is overwritten.
+    - `step`: the number by which checkpoints are ordered; the same step is overwritten. Of an array, as the steps of
+      learners side by side, the largest.
     - `meta`: anything that JSON can hold, handed back by `load`.
     - `config`: what makes this model another model although its arrays are alike (names of cells,
       window lengths). `load` refuses a checkpoint whose `config` differs from the one it is given.
 
     Raises `CheckpointError` where the disk refuses; the older checkpoints are then untouched.
     """
+    step = int(np.max(step))  # of learners side by side the same number, many times
     if keep < 1:
         raise CheckpointError(f"keep={keep}: at least 1 checkpoint has to be kept.")
     directory = Path(directory)

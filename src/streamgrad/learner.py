@@ -17,12 +17,15 @@ from jaxtyping import PRNGKeyArray, PyTree
 from . import _health as health
 from ._compile import compiler_options
 from ._growth import grown
-from ._memory import LearnerState, Output, is_algorithm, of_algorithms
+from ._loop import first, loop, padded, padded_length
+from ._memory import CALL, LearnerState, Output, is_algorithm, of_algorithms
+from ._owned import owned, refuse_consumed
 from ._packing import Packing
+from ._trained import checked_optimiser, trained
 from ._trees import as_arrays, described, lengths, shapes, signature
 from .estimators import Estimator
 from .nn import check_unroll
-from .train import Descent, Filter, Kalman, Loss, Memory, Program, Skip, Window, check, family, trained
+from .train import Descent, Filter, Kalman, Loss, Memory, Program, Skip, Window, check, family
 
 
 class Learner:
@@ -85,11 +88,6 @@ class Learner:
             )
         if not callable(loss):
             raise TypeError(f"Learner expects loss(prediction, target) -> scalar, such as sg.losses.mse, got {loss!r}.")
-        if not isinstance(optimiser, optax.GradientTransformation | Kalman) and not callable(optimiser):
-            raise TypeError(
-                "Learner expects an Optax optimiser such as optax.adam(1e-3), or a function of the model that makes "
-                f"one, got {optimiser!r}."
-            )
         if isinstance(update_every, bool) or not isinstance(update_every, int) or update_every < 1:
             raise ValueError(f"update_every must be an integer >= 1, got {update_every!r}.")
         if isinstance(delay, bool) or not isinstance(delay, int) or delay < 0:
@@ -120,7 +118,7 @@ class Learner:
                 )
             update, kind = Filter(optimiser, model, update_every), family(loss)
         else:
-            made = optimiser if isinstance(optimiser, optax.GradientTransformation) else optimiser(model)
+            made = checked_optimiser(optimiser, model, "Learner")
             own = jax.tree.map(lambda moved, own: moved and own, trained(model), of_algorithms(model))
             update = Descent(made, own, 1 if at_once else update_every)
         self._program = Program(
@@ -148,6 +146,9 @@ class Learner:
         options = compiler_options(batched=streams is not None)
         compiled = functools.partial(jax.jit, donate_argnums=0, compiler_options=options)
         self._step, self._run = compiled(self._packed_step), compiled(self._packed_run)
+        # Under a transformation of the user's the compiler's options are the user's, and so are the buffers.
+        self._step_within = jax.jit(functools.partial(self._packed_step, count=1))
+        self._run_within = jax.jit(self._packed_run)
         self._checked: set = set()
         self._packings: dict[Packing, Packing] = {}
 
@@ -166,17 +167,21 @@ class Learner:
 
     # Public calls.
 
-    def init(self, *, key: PRNGKeyArray, like: tuple[Any, Any] | None = None) -> LearnerState:
-        """The state before the first step: the model's weights, empty traces, a fresh optimiser.
+    def init(self, *, key: PRNGKeyArray, like: tuple[Any, Any] | None = None, model: Any = None) -> LearnerState:
+        """The state before the first step: the model's weights, empty traces, a fresh optimiser. The key is of carries
+        and noise: it draws no weights.
+
+        `model`: another of the same form, whose weights to begin with; so are seeds made side by side,
+        `jax.vmap(lambda key: learner.init(key=key, model=make_model(key)))(keys)`.
 
         `like`: an input and a target such as `step` will get. With it the buffers that depend on their shapes
         are there from the start, instead of from the first call, so that the state never changes its structure:
         for a checkpoint's `like`, or a loop of your own under `jit`."""
         key_carry, key = jax.random.split(key)
-        memory = self._init_jit(self._template, key_carry, key)
-        st = self._packed(memory)
+        arrays = self._template if model is None else self._same_form(model)
+        st = self._packed(self._init_jit(arrays, key_carry, key))
         # A copy: the weights of the model that the user holds must survive donation.
-        st = LearnerState(tuple(jnp.array(array, copy=True) for array in st.arrays), st.packing)
+        st = LearnerState(owned(st.arrays), st.packing)
         return st if like is None else self._opened(st, *map(as_arrays, like))
 
     def step(self, st: LearnerState, x: Any, target: Any, *, reset: Any = None) -> tuple[LearnerState, Output]:
@@ -185,8 +190,13 @@ class Learner:
         x, target = as_arrays(x), as_arrays(target)
         st = self._opened(st, x, target)
         step = (x, target) if reset is None else (x, target, reset)
-        # Under the user's own jit, the compiler's options are the user's.
-        return self._packed_step(st, *step) if _is_traced(st) else self._step(st, *step)
+        if _is_traced(st):
+            return self._step_within(st, *step)
+        try:
+            return self._step(st, *step)
+        except (RuntimeError, ValueError):
+            refuse_consumed(st, CALL)
+            raise
 
     def run(self, st: LearnerState, xs: Any, targets: Any, *, resets: Any = None) -> tuple[LearnerState, Output]:
         """Many steps in one call, scanned on the device: xs and targets have a leading axis of time.
@@ -203,9 +213,17 @@ class Learner:
         if not length:
             raise ValueError("run expects at least one step, got an empty sequence.")
         st = self._opened(st, xs, targets, drop=1)
-        resets = None if resets is None else as_arrays(resets)
-        run = self._packed_run if _is_traced(st) else self._run
-        return run(st, xs, targets, resets)
+        resets = np.zeros(length, bool) if resets is None else as_arrays(resets)
+        inputs = (xs, targets, resets)
+        if _is_traced(st):
+            return self._run_within(st, inputs)
+        room = padded_length(length)
+        try:
+            st, outs = self._run(st, padded(inputs, room), np.int32(length))
+        except (RuntimeError, ValueError):
+            refuse_consumed(st, CALL)
+            raise
+        return st, outs if room == length else first(outs, length)
 
     def grow(self, st: LearnerState, *, key: PRNGKeyArray | None = None) -> tuple[Learner, LearnerState]:
         """A learner whose model has grown by a stage (`sg.nn.Constructive`), and its state: what is new starts fresh,
@@ -213,6 +231,7 @@ class Learner:
         default from the state's.
 
         Raises `TypeError` for a model that cannot grow, `ValueError` within a window of `update_every` steps."""
+        refuse_consumed(st, CALL)
         memory, program = st.memory, self._program
         model = self.model(st)
         key = jax.random.fold_in(memory.key, 2**31 + len(jax.tree.leaves(model))) if key is None else key
@@ -225,11 +244,16 @@ class Learner:
     def predict(self, st: LearnerState, x: Any) -> PyTree:
         """The prediction for x after all that was seen, from the newest weights. Changes nothing: a learner
         that is only asked does not advance."""
-        return self._predict(st, as_arrays(x))
+        try:
+            return self._predict(st, as_arrays(x))
+        except (RuntimeError, ValueError):
+            refuse_consumed(st, CALL)
+            raise
 
     def model(self, st: LearnerState) -> Any:
-        """The model with its present weights."""
-        return eqx.combine(st.memory.model, self._program.static)
+        """The model with its present weights, copies that live on when `st` is consumed; of a state made under
+        `jax.vmap` each has its leading axis."""
+        return eqx.combine(owned(st.memory.model), self._program.static)
 
     def warnings(self, st: LearnerState) -> list[str]:
         """What is growing out of bounds or was skipped, with the likely cause: ask now and then in a long run.
@@ -242,11 +266,22 @@ class Learner:
     def _init_jit(self):
         return jax.jit(self._program.init)
 
+    def _same_form(self, model: Any) -> PyTree:
+        """The arrays of another model. Raises `ValueError` where its form is not that of the learner's own."""
+        arrays = eqx.filter(model, eqx.is_array)
+        form = lambda tree: (jax.tree.structure(tree), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)])
+        if form(arrays) != form(self._template):
+            raise ValueError(
+                "init(model=...) takes a model of the same layers, sizes and types as the learner's own: make both by "
+                "one function, with another key."
+            )
+        return arrays
+
     def _opened(self, st: LearnerState, x: PyTree, target: PyTree, drop: int = 0) -> LearnerState:
         """Check what a step is given, once for each shape, and on the first call add the buffers that depend on
         the shapes. `drop`: leading axes that are not the step's own."""
         try:
-            seen = (st.packing, drop, signature(x), signature(target))
+            seen = (st.packing, drop, st.arrays[0].ndim, signature(x), signature(target))
         except AttributeError:
             raise TypeError(
                 f"A learner expects a state of its own and arrays, got {type(st).__name__}, {type(x).__name__} and "
@@ -254,6 +289,11 @@ class Learner:
             ) from None
         if seen in self._checked:
             return st
+        if lead := st.arrays[0].shape[:-1]:
+            raise ValueError(
+                f"The state is of several learners (leading axis {lead}), made under jax.vmap: step them so too, "
+                "jax.vmap(learner.step)(st, xs, targets)."
+            )
         program, memory = self._program, st.memory
         x, target = shapes(x, drop), shapes(target, drop)
         if program.lead and any(leaf.shape[:1] != program.lead for leaf in jax.tree.leaves((x, target))):
@@ -297,12 +337,17 @@ class Learner:
 
     # One step.
 
-    def _packed_step(self, st: LearnerState, x, target, reset=None):
-        memory, told = self._program.step(st.memory, *jax.tree.map(jnp.asarray, (x, target, reset)))
-        return LearnerState(st.packing.pack(memory), st.packing), Output(*told)
+    def _packed_step(self, st: LearnerState, x, target, reset=False, *, count=None):
+        """A run of one step. Its length is read off the state (a step's number has 64 bits, the last of them 0), so that
+        the compiler takes it for a run like any other and rounds as there."""
+        count = 1 + (st.memory.steps[1] >> 31).astype(jnp.int32) if count is None else count
+        st, outs = self._packed_run(st, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (x, target, reset)), count)
+        return st, jax.tree.map(lambda leaf: leaf[0], outs)
 
-    def _packed_run(self, st: LearnerState, xs, targets, resets):
-        memory, told = self._program.run(st.memory, *jax.tree.map(jnp.asarray, (xs, targets, resets)))
+    def _packed_run(self, st: LearnerState, inputs, count=None):
+        inputs = jax.tree.map(jnp.asarray, inputs)
+        count = len(inputs[-1]) if count is None else count
+        memory, told = loop(self._program.step, st.memory, inputs, count)
         return LearnerState(st.packing.pack(memory), st.packing), Output(*told)
 
     @functools.cached_property

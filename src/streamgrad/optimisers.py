@@ -13,13 +13,15 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
+from ._trained import trained
 from .readout import Readout
 from .recurrent import Recurrent
 
 
 def recurrent_parameters(model: Any) -> PyTree[bool]:
-    """For each parameter of the model, whether it is inside a recurrence: a parameter of a `sg.Recurrent`'s cell
-    that enters a unit, and not one of the cell's output (an LRU's ν, θ, γ and B; not C and D)."""
+    """For each parameter of the model, whether it learns inside a recurrence: a parameter of a `sg.Recurrent`'s cell
+    that enters a unit, and not one of the cell's output (an LRU's ν, θ, γ and B; not C and D). One that no gradient
+    trains, as under `sg.Frozen()`, does not."""
 
     def mark(node):
         if not isinstance(node, Recurrent):
@@ -28,7 +30,14 @@ def recurrent_parameters(model: Any) -> PyTree[bool]:
         inside = jax.tree.map(lambda leaf, unit: not np.all(unit == -1), parameters.cell, node.cell.enters())
         return eqx.tree_at(lambda layer: layer.cell, jax.tree.map(lambda leaf: False, parameters), inside)
 
-    return jax.tree.map(mark, model, is_leaf=lambda node: isinstance(node, Recurrent))
+    inside = jax.tree.map(mark, model, is_leaf=lambda node: isinstance(node, Recurrent))
+    return jax.tree.map(lambda inside, moves: inside and moves, inside, _moves(model))
+
+
+def _moves(model: Any) -> PyTree[bool]:
+    """For each parameter of the model, whether an optimiser is to move it."""
+    inexact = jax.tree.map(eqx.is_inexact_array, eqx.filter(model, eqx.is_array))
+    return eqx.filter(trained(model), inexact)
 
 
 def adamw(
@@ -44,7 +53,8 @@ def adamw(
 
     - `rate`: the highest learning rate; it rises linearly over `warmup` updates and, when `updates` is given, falls
       as a cosine to 0 at the last one;
-    - `weight_decay`: of all parameters outside the recurrences, as in AdamW (times the rate).
+    - `weight_decay`: of all parameters outside the recurrences, as in AdamW (times the rate); none of what no gradient
+      trains.
 
     Reference: Zucchet et al., 2023 (2305.15947), who train deep LRU networks so.
     """
@@ -56,10 +66,12 @@ def adamw(
             return optax.warmup_cosine_decay_schedule(0.0 if warmup else top, top, warmup, updates)
         return optax.linear_schedule(0.0, top, warmup) if warmup else top
 
-    labels = jax.tree.map(lambda inside: "recurrent" if inside else "rest", recurrent_parameters(model))
+    label = lambda inside, moves: ("recurrent" if inside else "rest") if moves else "still"
+    labels = jax.tree.map(label, recurrent_parameters(model), _moves(model))
     groups: dict[Hashable, optax.GradientTransformation] = {
         "recurrent": optax.adam(schedule(rate * recurrent_factor)),
         "rest": optax.adamw(schedule(rate), weight_decay=weight_decay),
+        "still": optax.set_to_zero(),
     }
     return optax.multi_transform(groups, lambda _: labels)  # a model is callable, and Optax would call it
 

@@ -11,6 +11,9 @@ import jax
 from .._compile import compiler_options
 from .._order import KEEP_ORDER
 
+#: Bytes from which an order is worth having. With it XLA's compiler aborts the process on some tiny loops.
+LARGE = 1 << 15
+
 
 class Compiled:
     """`function(static, arrays, steps)`, compiled; `arrays` are consumed, and returned changed as the first result.
@@ -24,9 +27,12 @@ class Compiled:
         compiled = functools.partial(jax.jit, function, static_argnums=0, donate_argnums=1)
         self._usual = compiled(compiler_options=options)
         self._ordered = compiled(compiler_options=options | KEEP_ORDER)
-        self._takes_order = jax.default_backend() == "cpu"
+        self._takes_order: bool | None = None
 
     def __call__(self, static: Any, arrays: Any, steps: Any) -> Any:
+        if self._takes_order is None:
+            leaves = jax.tree.leaves(arrays)
+            self._takes_order = jax.default_backend() == "cpu" and sum(leaf.nbytes for leaf in leaves) > LARGE
         if self._takes_order:
             try:
                 return self._ordered(static, arrays, steps)

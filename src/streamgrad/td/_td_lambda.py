@@ -16,12 +16,18 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from .._growth import grown
 from .._memory import is_algorithm
+from .._owned import refuse_consumed
+from .._trained import check_update, checked_optimiser, trained
 from ..cells._cell import check_sizes
 from ..nn import Sequential, due
 from ..readout import Readout
-from ..train import Memory, Predicted, Program, TemporalDifference, Traces, TracesState, Undo, trained
+from ..train import Memory, Predicted, Program, TemporalDifference, Traces, TracesState, Undo
 from ._checks import check_share
 from ._compiled import Compiled
+
+#: How a step is called: said where a state was consumed.
+CALL = "st, out = learner.step(st, ...)"
+
 
 
 class TDOutput(NamedTuple):
@@ -58,6 +64,7 @@ class TDState(eqx.Module):
     @property
     def steps(self) -> int:
         """Steps taken."""
+        refuse_consumed(self.count, CALL)
         low, high = np.asarray(self.count)
         return int(low) + (int(high) << 32)
 
@@ -130,11 +137,7 @@ class TDLambda:
                 f"TDLambda needs an online gradient at every step, and {type(windowed[0]).__name__} has none: use "
                 "sg.TBPTT(window), sg.SnAp(1) or sg.RTRL()."
             )
-        if not isinstance(optimiser, optax.GradientTransformation) and not callable(optimiser):
-            raise TypeError(
-                "TDLambda expects an Optax optimiser such as optax.sgd(1e-2), or a function of the model that "
-                f"makes one, got {optimiser!r}."
-            )
+        checked_optimiser(optimiser, model, "TDLambda")
         if streams is not None and (not isinstance(streams, int) or streams < 1):
             raise ValueError(f"streams must be None or an integer >= 1, got {streams!r}.")
         check_sizes(predictions=predictions)
@@ -163,7 +166,11 @@ class TDLambda:
         st = self._grown(st)
         arrays, static = _split(st)
         step = self._one if is_traced(st) else self._step  # under the user's own jit, the compiler's options are theirs
-        arrays, out = step(static, arrays, now)
+        try:
+            arrays, out = step(static, arrays, now)
+        except (RuntimeError, ValueError):
+            refuse_consumed(st, CALL)
+            raise
         return _join(arrays, static), out
 
     def run(
@@ -183,7 +190,11 @@ class TDLambda:
             end = min(lengths["xs"], start + self._until_growth(st))
             arrays, static = _split(st)
             run = self._many if is_traced(st) else self._run
-            arrays, out = run(static, arrays, _part(steps, slice(start, end)))
+            try:
+                arrays, out = run(static, arrays, _part(steps, slice(start, end)))
+            except (RuntimeError, ValueError):
+                refuse_consumed(st, CALL)
+                raise
             st = _join(arrays, static)
             parts.append(out)
             start = end
@@ -203,14 +214,14 @@ class TDLambda:
     def predict(self, st: TDState, x: Any) -> Array:
         """The prediction for x after all that was seen. Changes nothing."""
         arrays, static = _split(st)
+        refuse_consumed(st, CALL)
         return self._ask(static, arrays, jnp.asarray(x))
 
     # What is compiled.
 
     def _program(self, model: Any) -> Program:
-        made = self._optimiser if isinstance(self._optimiser, optax.GradientTransformation) else self._optimiser(model)
         rule = TemporalDifference(self.gamma, self.lam, self.predictions)
-        update = Traces(made, self.predictions, _own_rows(model, self.predictions))
+        update = Traces(self._optimise(model), self.predictions, _own_rows(model, self.predictions))
         return Program(model, rule, update, Undo(), streams=self.streams)
 
     def _one(self, static, arrays, now):
@@ -229,6 +240,10 @@ class TDLambda:
         return call(st.carry, x) if self.streams is None else jax.vmap(call)(st.carry, x)
 
     # Its parts.
+
+    def _optimise(self, model) -> optax.GradientTransformation:
+        made = self._optimiser
+        return made if isinstance(made, optax.GradientTransformation) else made(model)
 
     def _until_growth(self, st: TDState) -> int:
         """Steps until the model is to grow."""
@@ -267,6 +282,7 @@ class TDLambda:
                 f"The model predicts shape {made.shape}, expected {st.prediction.shape}: give "
                 "TDLambda(predictions=...) the number of predictions that the model makes."
             )
+        check_update(self._optimise(st.model), eqx.filter(st.model, trained(st.model)), {}, "TDLambda")
         self._checked.add(seen)
 
 

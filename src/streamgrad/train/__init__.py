@@ -1,5 +1,6 @@
 """The driver of streams, as pure functions: what is learned (rules), how (updates), and what when it fails (guards)."""
 
+from .._trained import trained as trained
 from ._checks import check as check
 from ._descent import Descent as Descent, DescentState as DescentState
 from ._evidence import Evidence as Evidence, Finding as Finding
@@ -7,7 +8,7 @@ from ._families import family as family
 from ._guard import Guard as Guard, Skip as Skip, Undo as Undo
 from ._kalman import Kalman as Kalman, KalmanState as KalmanState
 from ._memory import Memory as Memory, Told as Told
-from ._program import Program as Program, parameters as parameters, trained as trained
+from ._program import Program as Program, parameters as parameters
 from ._rules import Loss as Loss, Predicted as Predicted, Rule as Rule, TemporalDifference as TemporalDifference
 from ._second_order import Filter as Filter, FilterState as FilterState
 from ._traces import Traces as Traces, TracesState as TracesState

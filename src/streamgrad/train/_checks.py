@@ -28,6 +28,7 @@ def check(program: Program, memory: Memory, x: Any, target: Any) -> None:
             f"The loss must be a scalar for each step, got shape {each.shape[len(program.lead) :]}: take the mean, as "
             "sg.losses.mse does."
         )
+    program.update.check(eqx.filter(memory.model, program.trained))
     own = jax.tree.leaves(fitted(program.model(memory.model)))
 
     def fit(prediction, target):

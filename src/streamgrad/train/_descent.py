@@ -11,11 +11,12 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .._memory import finite
+from .._trained import check_update, updated, value_dtype
 from ._update import Update
 
 
 class DescentState(NamedTuple):
-    """`optimiser`: Optax's state; `total`: the sum of gradients within a window, and how many they are; `owed`:
+    """`optimiser`: Optax's state; `total`: sums within a window, of gradients, their number, and losses; `owed`:
     gradients of leaves that algorithms learn themselves, from steps without a target."""
 
     optimiser: Any
@@ -38,38 +39,43 @@ class Descent(Update):
         zeros = jax.tree.map(jnp.zeros_like, trained)
         return DescentState(
             optimiser=self.optimiser.init(trained),
-            total=(zeros, jnp.zeros((), jnp.int32)) if self.every > 1 else (),
+            total=_nothing(trained) if self.every > 1 else (),
             owed=eqx.filter(zeros, self.own),
         )
 
+    def check(self, trained):
+        value = jnp.zeros((), value_dtype(trained))
+        check_update(self.optimiser, trained, {"value": value, "grad": trained}, "Learner")
+
     def __call__(self, state, trained, evidence, guard):
-        gradient, given = evidence.gradient(), evidence.given
+        gradient, given, value = evidence.gradient(), evidence.given, evidence.value
         sound = guard.sound(evidence.loss, given, gradient)
         if jax.tree.leaves(state.owed):
             state, gradient = self._with_owed(state, gradient, given)
         learned = given & sound
         if self.every == 1:
-            state, trained = self._move(state, trained, gradient, learned, guard)
+            state, trained = self._move(state, trained, gradient, value, learned, evidence, guard)
             return state, trained, sound
-        total, count = state.total
+        total, count, values = state.total
         total = jax.tree.map(lambda a, g: a + jnp.where(learned, g, 0), total, gradient)
-        count = count + learned.astype(jnp.int32)
+        count, values = count + learned.astype(jnp.int32), values + jnp.where(learned, value, 0).astype(values.dtype)
 
         def move(both):
-            mean = jax.tree.map(lambda a: a / jnp.maximum(count, 1).astype(a.dtype), total)
-            state, trained = self._move(*both, mean, count > 0, guard)
-            zeros = jax.tree.map(jnp.zeros_like, total)
-            return state._replace(total=(zeros, jnp.zeros_like(count))), trained
+            state, trained = both
+            over = lambda a: a / jnp.maximum(count, 1).astype(a.dtype)
+            mean = jax.tree.map(over, total)
+            state, trained = self._move(state, trained, mean, over(values), count > 0, evidence, guard)
+            return state._replace(total=_nothing(total)), trained
 
-        wait = lambda both: (both[0]._replace(total=(total, count)), both[1])
+        wait = lambda both: (both[0]._replace(total=(total, count, values)), both[1])
         state, trained = jax.lax.cond(evidence.due, move, wait, (state, trained))
         return state, trained, sound
 
-    def _move(self, state, trained, gradient, learned, guard):
-        with jax.numpy_dtype_promotion("standard"):  # Optax mixes precisions, also where the user forbids it
-            updates, optimiser = self.optimiser.update(gradient, state.optimiser, trained)
+    def _move(self, state, trained, gradient, value, learned, evidence, guard):
+        value = value.astype(value_dtype(trained))
+        moved, optimiser = updated(self.optimiser, gradient, state.optimiser, trained, value=value, grad=gradient)
         choose = guard.choose(learned)
-        moved = jax.tree.map(choose, eqx.apply_updates(trained, updates), trained)
+        moved = evidence.kept(jax.tree.map(choose, moved, trained), trained)
         return state._replace(optimiser=jax.tree.map(choose, optimiser, state.optimiser)), moved
 
     def _with_owed(self, state, gradient, given):
@@ -78,3 +84,8 @@ class Descent(Update):
         keep = ~given & finite(own)
         owed = jax.tree.map(lambda g: jnp.where(keep, g, 0), own)
         return state._replace(owed=owed), eqx.combine(own, rest)
+
+
+def _nothing(trained):
+    """Sums before the first step of a window: of gradients, of steps that counted, of their losses."""
+    return jax.tree.map(jnp.zeros_like, trained), jnp.zeros((), jnp.int32), jnp.zeros((), value_dtype(trained))

@@ -41,6 +41,7 @@ class Evidence:
     - `pull`: a cotangent of y to the gradient, summed over streams: for updates that follow a gradient;
     - `sensitivity`: what `Update.sensitivity` made of each stream's own pullback, for all others;
     - `estimate`: the gradient itself, where an estimator knows nothing else;
+    - `untouched`: which parameters no gradient can reach, None where that is not known;
     - `streams`: their number, None for one; `due`: whether this step ends a window of `update_every` steps.
     """
 
@@ -51,6 +52,7 @@ class Evidence:
     pull: Callable[[Any], PyTree] | None = None
     sensitivity: PyTree = None
     estimate: PyTree = None
+    untouched: PyTree = None
 
     @property
     def given(self) -> Bool[Array, ""]:
@@ -61,6 +63,19 @@ class Evidence:
     def loss(self) -> Array:
         """The loss of all streams together."""
         return total(self.finding.loss, self.finding.there)
+
+    @property
+    def value(self) -> Array:
+        """The mean loss of the streams that have one."""
+        if self.streams is None:
+            return self.loss
+        return self.loss / jnp.maximum(self.finding.there.sum(), 1).astype(self.loss.dtype)
+
+    def kept(self, new: PyTree, old: PyTree) -> PyTree:
+        """The new parameters, and the old ones where no gradient reaches: neither decay nor noise moves those."""
+        if self.untouched is None:
+            return new
+        return jax.tree.map(lambda new, old, stays: old if stays else new, new, old, self.untouched)
 
     def gradient(self) -> PyTree:
         """The gradient of the loss, its mean over the streams that have one."""

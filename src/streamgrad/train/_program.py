@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .._inference import inference, without_traces
-from .._memory import states_only, untrained
+from .._inference import serving, without_traces
+from .._memory import states_only
+from .._trained import still, trained
 from ..estimators import Differentiate, Estimator
 from ..nn import restarted
 from ._delay import Delay
@@ -20,12 +21,6 @@ from ._memory import Memory, Told, counted
 from ._rules import Rule
 from ._update import Update
 from ._window import Window
-
-
-def trained(model: Any) -> PyTree[bool]:
-    """Which arrays of a model an update moves: not those that fit themselves, or stand still."""
-    arrays = eqx.filter(model, eqx.is_array)
-    return jax.tree.map(lambda leaf, own: eqx.is_inexact_array(leaf) and not own, arrays, untrained(model))
 
 
 def parameters(model: Any) -> PyTree[Array]:
@@ -145,12 +140,12 @@ class Program:
 
     def predict(self, memory: Memory, x: Any) -> Any:
         """The prediction for x after all that was seen, from the newest weights."""
-        serving = self.serving(memory.model)
+        model = self.serving(memory.model)
         if self.delay is None:
             carry, broken = states_only(memory.carry), memory.broken
         else:
             carry, broken = self.delay.serving(memory.pending, self.streams)
-        return self.call(serving, self.restart(serving, carry, broken, memory.key), x)[1]
+        return self.call(model, self.restart(model, carry, broken, memory.key), x)[1]
 
     # A step.
 
@@ -183,8 +178,9 @@ class Program:
         else:
             y, carry, pull, sensitivity = self._linearise(forward, parameters, memory.carry, x)
             kept, finding = self.rule(memory.rule, y, signal, reset)
+            untouched = self._untouched(forward, parameters, memory.carry, x)
             memory = memory._replace(carry=carry, rule=kept)
-            evidence = Evidence(finding, y, self.streams, due, pull, sensitivity)
+            evidence = Evidence(finding, y, self.streams, due, pull, sensitivity, untouched=untouched)
         state, parameters, sound = self.update(memory.update, parameters, evidence, self.guard)
         memory = memory._replace(model=eqx.combine(parameters, fixed), update=state)
         return memory, evidence.y, evidence.finding, sound
@@ -206,6 +202,16 @@ class Program:
         together = lambda parameters: self._over_streams(predict, parameters)(carry, x)
         y, pull, new = jax.vjp(together, parameters, has_aux=True)
         return *jax.lax.stop_gradient((y, new)), lambda slope: pull(slope)[0], None
+
+    def _untouched(self, forward, parameters, carry, x):
+        """Which parameters no gradient reaches, by the form of the program."""
+
+        def summed(parameters, carry, x):
+            _, y = forward(parameters, carry, x)
+            return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(y)), None
+
+        one = lambda leaf: jax.ShapeDtypeStruct(leaf.shape if self.streams is None else leaf.shape[1:], leaf.dtype)
+        return still(summed, parameters, *jax.tree.map(one, (carry, x)))
 
     def _over_streams(self, predict, parameters):
         one = lambda carry, x: predict(parameters, carry, x)
@@ -257,7 +263,7 @@ class Program:
         return without_traces(model) if self.window is not None and self.window.chunked else model
 
     def serving(self, arrays):
-        return inference(self.model(arrays))
+        return serving(self.model(arrays))
 
     def forward(self, arrays, carry, x):
         return self.call(self.stepping(arrays), carry, x)

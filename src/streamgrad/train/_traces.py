@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
 from .._order import computed
+from .._trained import check_update, updated
 from ._update import Update
 
 
@@ -41,6 +41,9 @@ class Traces(Update):
         zeros = lambda leaf, own: jnp.zeros((*lead, *rows(leaf, own)), leaf.dtype)
         return TracesState(jax.tree.map(zeros, trained, self.own), self.optimiser.init(trained))
 
+    def check(self, trained):
+        check_update(self.optimiser, trained, {}, "TDLambda")
+
     def sensitivity(self, pull, y):
         """∂y/∂θ: a row for each prediction, or of its own rows the derivative of the sum, which is the same."""
         (together,) = pull(jnp.ones_like(y))
@@ -53,11 +56,11 @@ class Traces(Update):
         there, error, decay = evidence.finding.there, evidence.finding.error, evidence.finding.decay
         over = jnp.maximum(there.sum(), 1).astype(evidence.y.dtype)
         gradient = jax.tree.map(lambda e, own: -self._credited(e, error, own, over), state.trace, self.own)
-        with jax.numpy_dtype_promotion("standard"):  # Optax mixes precisions, also where the user forbids it
-            updates, optimiser = self.optimiser.update(gradient, state.optimiser, trained)
+        moved, optimiser = updated(self.optimiser, gradient, state.optimiser, trained)
+        moved = evidence.kept(moved, trained)
         # In place: the weights, then the optimiser's state, which they have read, then the traces, which both have.
         use = evidence.given
-        moved = jax.tree.map(guard.choose(use), eqx.apply_updates(trained, updates), trained)
+        moved = jax.tree.map(guard.choose(use), moved, trained)
         moved, use = computed((moved, use))
         optimiser = jax.tree.map(guard.choose(use), optimiser, state.optimiser)
         moved, optimiser, decay = computed((moved, optimiser, decay))

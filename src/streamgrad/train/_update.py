@@ -29,6 +29,10 @@ class Update(abc.ABC):
     ) -> tuple[Any, PyTree[Array], Bool[Array, ""]]:
         """The state and the parameters after a step, and whether the step was sound."""
 
+    def check(self, trained: PyTree[Array]) -> None:
+        """Raise `TypeError` for parameters that it cannot move, from shapes alone."""
+        del trained
+
     def is_sized(self, state: Any) -> bool:
         """Whether the state has all that depends on the shape of the predictions."""
         del state

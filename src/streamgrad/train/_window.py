@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, PyTree
 from .._memory import mean
 from .._select import select
 from .._targets import missing_value
+from .._trained import still
 from ..nn import unroll
 from ._evidence import Evidence, Finding
 
@@ -81,7 +82,11 @@ class Window:
             return jnp.sum(each) / jnp.maximum(there.sum(), 1).astype(each.dtype), there.any()
 
         (loss, there), slope = jax.value_and_grad(objective, has_aux=True)(ys)
-        evidence = Evidence(Finding(there, loss, slope), ys, None, True, lambda slope: pull(slope)[0])
+        summed = lambda parameters: (sum(jnp.sum(leaf) for leaf in jax.tree.leaves(run(parameters))), None)
+        untouched = still(summed, parameters)
+        evidence = Evidence(
+            Finding(there, loss, slope), ys, None, True, lambda slope: pull(slope)[0], untouched=untouched
+        )
         state, parameters, sound = program.update(memory.update, parameters, evidence, program.guard)
         return memory._replace(model=eqx.combine(parameters, fixed), update=state), sound
 
