@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._growth import grown, overlaid
 from .._memory import finite_by_stream, is_algorithm, untrained
@@ -23,6 +22,7 @@ from ..nn import Sequential, due, restarted
 from ..readout import Readout
 from ._checks import check_share
 from ._compiled import Compiled
+from ._state import Form, Memory, TDState, is_traced
 
 #: Steps of `run` after which it is seen whether all is finite.
 STRETCH = 32
@@ -39,31 +39,6 @@ class TDOutput(NamedTuple):
     prediction: Float[Array, "*lead predictions"]
     error: Float[Array, "*lead predictions"]
     learned: Bool[Array, ...]
-
-
-class TDState(eqx.Module):
-    """Everything that a TD learner knows, as one pytree, the model included.
-
-    `model`, `carry`; `trace`: eligibility, a leaf for each trained parameter; `prediction`: the last one; `begun`:
-    whether it may be learned from; `optimiser`: its state; `skipped`: steps undone because something was not finite;
-    `key`: of fresh carries; `count`: steps taken, in two words, low first.
-    """
-
-    model: Any
-    carry: PyTree
-    trace: PyTree
-    prediction: Float[Array, "*lead predictions"]
-    begun: Bool[Array, "*lead"]
-    optimiser: PyTree
-    skipped: Int[Array, ""]
-    key: PRNGKeyArray
-    count: Shaped[Array, " 2"]
-
-    @property
-    def steps(self) -> int:
-        """Steps taken."""
-        low, high = np.asarray(self.count)
-        return int(low) + (int(high) << 32)
 
 
 class TDLambda:
@@ -145,9 +120,10 @@ class TDLambda:
         self._model, self._optimiser, self.predictions, self.streams = model, optimiser, predictions, streams
         self.gamma, self.lam = _shares("gamma", gamma, predictions), _shares("lam", lam, predictions)
         batched = streams is not None
-        self._step, self._run = Compiled(self._one, batched=batched), Compiled(self._many, batched=batched)
+        self._step, self._run = Compiled(self._packed_one, batched=batched), Compiled(self._many, batched=batched)
         self._checked: set = set()
-        self._ask = jax.jit(self._prediction, static_argnums=0)
+        self._forms: dict[Form, Form] = {}
+        self._ask = jax.jit(lambda form, arrays, x: self._prediction(form.unpack(arrays), x), static_argnums=0)
 
     # Public calls.
 
@@ -157,39 +133,52 @@ class TDLambda:
         model = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True) if eqx.is_array(leaf) else leaf, self._model)
         key_carry, key = jax.random.split(key)
         carry = self._fresh(model, key_carry)
-        return self._start(model, carry, key)
+        return TDState(*self._start(model, carry, key))
 
     def step(
         self, st: TDState, x: Any, cumulant: Any, *, gamma: Any = None, lam: Any = None, reset: Any = None
     ) -> tuple[TDState, TDOutput]:
         """One step of the stream: x_t and the cumulant c_t that arrives with it. Consumes `st`."""
+        st.refuse_consumed()
         now = _arrays(x, cumulant, gamma, lam, reset)
-        self._check(st, *now)
-        st = self._grown(st)
-        arrays, static = _split(st)
-        step = self._one if is_traced(st) else self._step  # under the user's own jit, the compiler's options are theirs
-        arrays, out = step(static, arrays, now)
-        return _join(arrays, static), out
+        if is_traced(now) or not st.is_packed and is_traced(st.memory):
+            # Under the user's own jit, the compiler's options are the user's.
+            now = _as_jax(now)
+            self._check(Form(st.memory), st.memory, *now)
+            memory, out = self._one(st.memory, now)
+            return TDState(*memory), out
+        form, arrays = st.packed(self._forms)
+        self._check(form, st, *now)
+        if form.due is not None and form.due <= st.steps:
+            st = self._grown(st)
+            form, arrays = st.packed(self._forms)
+        arrays, out = self._step(form, st.to_consume(arrays), now)
+        st.consumed = True
+        return st.followed_by(form, arrays), out
 
     def run(
         self, st: TDState, xs: Any, cumulants: Any, *, gammas: Any = None, lams: Any = None, resets: Any = None
     ) -> tuple[TDState, TDOutput]:
         """Many steps, scanned on the device: all arguments have a leading axis of time. Consumes `st`."""
-        steps = _arrays(xs, cumulants, gammas, lams, resets)
+        st.refuse_consumed()
+        steps = _as_jax(_arrays(xs, cumulants, gammas, lams, resets))
         names = ("xs", "cumulants", "gammas", "lams", "resets")
         given = {name: array for name, array in zip(names, steps, strict=True) if array is not None}
         lengths = {name: array.shape[0] if array.ndim else None for name, array in given.items()}
         if len(set(lengths.values())) != 1 or not lengths["xs"]:
             raise ValueError(f"run expects at least one step, and arguments of one length, got {lengths}.")
-        self._check(st, *_part(steps, 0))
+        self._check(Form(st.memory), st.memory, *_part(steps, 0))
         parts, start = [], 0
         while start < lengths["xs"]:
             st = self._grown(st)
             end = min(lengths["xs"], start + self._until_growth(st))
-            arrays, static = _split(st)
-            run = self._many if is_traced(st) else self._run
-            arrays, out = run(static, arrays, _part(steps, slice(start, end)))
-            st = _join(arrays, static)
+            form, arrays = Form(st.memory), eqx.filter(st.memory, eqx.is_array)
+            if is_traced((arrays, steps)):
+                arrays, out = self._many(form, arrays, _part(steps, slice(start, end)))
+            else:
+                arrays, out = self._run(form, st.to_consume(arrays), _part(steps, slice(start, end)))
+                st.consumed = True
+            st = TDState(*form.join(arrays))
             parts.append(out)
             start = end
         return st, parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
@@ -199,20 +188,23 @@ class TDLambda:
         goes on, the optimiser's state of what stays included. `key`: of the new stage; by default from the state's.
 
         Raises `TypeError` for a model that cannot grow, `ValueError` for one that has all its units."""
-        key = jax.random.fold_in(st.key, 2**31 + len(jax.tree.leaves(st.model))) if key is None else key
-        model, carry = grown(st.model, st.carry, self.streams, key)
-        fresh = self._start(model, carry, st.key)
-        trace, optimiser = overlaid((fresh.trace, fresh.optimiser), (st.trace, st.optimiser))
-        return TDState(model, carry, trace, st.prediction, st.begun, optimiser, st.skipped, st.key, st.count)
+        old = st.memory
+        key = jax.random.fold_in(old.key, 2**31 + len(jax.tree.leaves(old.model))) if key is None else key
+        model, carry = grown(old.model, old.carry, self.streams, key)
+        fresh = self._start(model, carry, old.key)
+        trace, optimiser = overlaid((fresh.trace, fresh.optimiser), (old.trace, old.optimiser))
+        return TDState(*old._replace(model=model, carry=carry, trace=trace, optimiser=optimiser))
 
     def predict(self, st: TDState, x: Any) -> Array:
         """The prediction for x after all that was seen. Changes nothing."""
-        arrays, static = _split(st)
-        return self._ask(static, arrays, jnp.asarray(x))
+        if is_traced((st.memory, x)):
+            return self._prediction(st.memory, jnp.asarray(x))
+        form, arrays = st.packed(self._forms)
+        return self._ask(form, arrays, jnp.asarray(x))
 
     # One step.
 
-    def _advance(self, st: TDState, x, cumulant, gamma, lam, reset) -> tuple[TDState, TDOutput]:
+    def _advance(self, st: Memory, x, cumulant, gamma, lam, reset) -> tuple[Memory, TDOutput]:
         carry = st.carry
         if reset is not None:
             # By bits: a branch would copy the carry at every step.
@@ -261,7 +253,7 @@ class TDLambda:
         trace = jax.tree.map(lambda e, slope: self._by_row(decay, e) * e + slope, st.trace, by_parameter)
         low, high = st.count
         low = low + 1
-        new = TDState(
+        new = Memory(
             model=eqx.combine(parameters, static),
             carry=carry,
             trace=trace,
@@ -287,60 +279,70 @@ class TDLambda:
         each = self._by_row(error, trace) * trace
         return each if self.streams is None else jnp.sum(each, 0) / over.astype(trace.dtype)
 
-    def _one(self, static, arrays, now):
-        arrays, out = self._stretch(static, arrays, jax.tree.map(lambda a: a[None], now))
-        return arrays, jax.tree.map(lambda a: a[0], out)
+    def _packed_one(self, form: Form, arrays, now):
+        memory, out = self._one(form.unpack(arrays), now)
+        return form.pack(memory), out
 
-    def _many(self, static, arrays, steps):
+    def _one(self, before: Memory, now):
+        after, out = self._advance(before, *now)
+        return self._guarded(before, after, out, 1)
+
+    def _many(self, form: Form, arrays: Memory, steps):
         """Stretches of steps, each of them guarded; what is left over is a shorter one."""
         whole, left = divmod(len(steps[0]), STRETCH)
         outs = []
         if whole:
             shaped = jax.tree.map(lambda a: a[: whole * STRETCH].reshape(whole, STRETCH, *a.shape[1:]), steps)
-            arrays, out = jax.lax.scan(lambda arrays, now: self._stretch(static, arrays, now), arrays, shaped)
+            arrays, out = jax.lax.scan(lambda arrays, now: self._stretch(form, arrays, now), arrays, shaped)
             outs.append(jax.tree.map(lambda a: a.reshape(whole * STRETCH, *a.shape[2:]), out))
         if left:
-            arrays, out = self._stretch(static, arrays, jax.tree.map(lambda a: a[whole * STRETCH :], steps))
+            arrays, out = self._stretch(form, arrays, jax.tree.map(lambda a: a[whole * STRETCH :], steps))
             outs.append(out)
         return arrays, outs[0] if len(outs) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outs)
 
-    def _stretch(self, static, arrays, steps):
-        """Some steps, and what to do when something in them was not finite: looked for once, for it takes time."""
+    def _stretch(self, form: Form, arrays: Memory, steps):
+        """Some steps, guarded together: to look whether all is finite takes time."""
 
         def one(arrays, now):
-            st, out = self._advance(_join(arrays, static), *now)
-            return _split(st)[0], out
+            memory, out = self._advance(form.join(arrays), *now)
+            return eqx.filter(memory, eqx.is_array), out
 
         after, out = jax.lax.scan(one, arrays, steps)
-        before, after = _join(arrays, static), _join(after, static)
-        sound = finite_by_stream((after.carry, after.trace, after.prediction), self.streams)
-        weights = finite_by_stream((eqx.filter(after.model, eqx.is_array), after.optimiser), None)
-        fault = ~sound | (~weights & sound.all())  # where no stream shows the cause, any may be it
+        memory, out = self._guarded(form.join(arrays), form.join(after), out, len(steps[0]))
+        return eqx.filter(memory, eqx.is_array), out
 
-        def undone(both):
-            before, after = both
-            before, after = _join(before, static), _join(after, static)
+    def _guarded(self, before: Memory, after: Memory, out: TDOutput, steps: int) -> tuple[Memory, TDOutput]:
+        """What is known after some steps, and what to do when something in them was not finite."""
+        sound = finite_by_stream((after.carry, after.trace, after.prediction), self.streams)
+        learned = lambda memory: (eqx.filter(memory.model, eqx.is_array), memory.optimiser)
+        weights = finite_by_stream(learned(after), None)
+        fault = ~sound | (~weights & sound.all())  # where no stream shows the cause, any may be it
+        bad = fault.any()
+        # In place, by bits: the weights of before and those of after meet entry by entry.
+        model, optimiser = jax.tree.map(select_bits(~bad), learned(after), learned(before))
+
+        def anew(own):
+            carry, *rest = own
             fresh = self._fresh(before.model, jax.random.fold_in(before.key, before.count[0]))
             clear = lambda leaf: select_bits(fault)(jnp.zeros_like(leaf), leaf)
-            st = TDState(
-                model=before.model,
-                carry=restarted(after.carry, fresh, fault, select_bits),
-                trace=jax.tree.map(clear, after.trace),
-                prediction=clear(after.prediction),
-                begun=after.begun & ~fault,
-                optimiser=before.optimiser,
-                skipped=after.skipped + len(steps[0]),
-                key=after.key,
-                count=after.count,
-            )
-            return _split(st)[0]
+            return restarted(carry, fresh, fault, select_bits), *jax.tree.map(clear, rest)
 
-        bad = fault.any()
-        both = _split(before)[0], _split(after)[0]
-        return jax.lax.cond(bad, undone, lambda both: both[1], both), out._replace(learned=out.learned & ~bad)
+        # A branch: it costs nothing while it is not taken.
+        carry, trace, prediction = jax.lax.cond(
+            bad, anew, lambda own: own, (after.carry, after.trace, after.prediction)
+        )
+        memory = after._replace(
+            model=eqx.combine(model, after.model),
+            carry=carry,
+            trace=trace,
+            prediction=prediction,
+            begun=after.begun & ~fault,
+            optimiser=optimiser,
+            skipped=after.skipped + jnp.where(bad, steps, 0).astype(after.skipped.dtype),
+        )
+        return memory, out._replace(learned=out.learned & ~bad)
 
-    def _prediction(self, static, arrays, x):
-        st = arrays if static is None else _join(arrays, static)
+    def _prediction(self, st: Memory, x):
         call = lambda carry, x: st.model(carry, x)[1]
         return call(st.carry, x) if self.streams is None else jax.vmap(call)(st.carry, x)
 
@@ -356,13 +358,13 @@ class TDLambda:
             return model.init(key=key)
         return jax.vmap(lambda k: model.init(key=k))(jax.random.split(key, self.streams))
 
-    def _start(self, model, carry, key) -> TDState:
+    def _start(self, model, carry, key) -> Memory:
         lead = () if self.streams is None else (self.streams,)
         parameters, own = eqx.filter(model, _trained(model)), _own_rows(model, self.predictions)
         # The rows of a bank: one for each prediction, but where a parameter has a row for each of its own.
         rows = lambda leaf, own: leaf.shape if own else (self.predictions, *leaf.shape)
         dtype = jnp.result_type(*jax.tree.leaves(parameters))
-        return TDState(
+        return Memory(
             model=model,
             carry=carry,
             trace=jax.tree.map(lambda leaf, own: jnp.zeros((*lead, *rows(leaf, own)), leaf.dtype), parameters, own),
@@ -376,7 +378,7 @@ class TDLambda:
 
     def _until_growth(self, st: TDState) -> int:
         """Steps until the model is to grow."""
-        step = due(st.model)
+        step = due(st.memory.model)
         return sys.maxsize if step is None or is_traced(st) else step - st.steps
 
     def _grown(self, st: TDState) -> TDState:
@@ -385,15 +387,15 @@ class TDLambda:
             st = self.grow(st)
         return st
 
-    def _check(self, st: TDState, x, cumulant, gamma, lam, reset) -> None:
+    def _check(self, form: Form, st: Any, x, cumulant, gamma, lam, reset) -> None:
         """Refuse arguments of the wrong shape, before anything is consumed."""
-        arrays, static = _split(st)
         shapes = tuple(
             None if array is None else (array.shape, array.dtype) for array in (x, cumulant, gamma, lam, reset)
         )
-        seen = (static, jax.tree.structure(arrays), shapes)
+        seen = (form, shapes)
         if seen in self._checked:
             return
+        st, x = st.memory if isinstance(st, TDState) else st, jnp.asarray(x)
         lead = st.begun.shape
         wanted = {"cumulant": (cumulant, st.prediction.shape), "reset": (reset, lead)}
         for name, (array, shape) in wanted.items():
@@ -404,8 +406,7 @@ class TDLambda:
                 raise ValueError(f"{name} of a step must broadcast to {st.prediction.shape}, got {array.shape}.")
         if lead and (x.ndim < 1 or x.shape[0] != lead[0]):
             raise ValueError(f"x must have a leading axis of {lead[0]} streams, got shape {x.shape}.")
-        predict = lambda st, x: self._prediction(None, st, x)
-        made = eqx.filter_eval_shape(predict, st, x)
+        made = eqx.filter_eval_shape(self._prediction, st, x)
         if made.shape != st.prediction.shape:
             raise ValueError(
                 f"The model predicts shape {made.shape}, expected {st.prediction.shape}: give "
@@ -448,42 +449,14 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
         return False
 
 
-def _arrays(*values) -> tuple[Array | None, ...]:
-    return tuple(None if value is None else jnp.asarray(value) for value in values)
+def _arrays(*values) -> tuple[Any, ...]:
+    as_array = lambda value: value if isinstance(value, jax.Array | np.ndarray | np.generic) else jnp.asarray(value)
+    return tuple(None if value is None else as_array(value) for value in values)
+
+
+def _as_jax(arrays):
+    return tuple(None if array is None else jnp.asarray(array) for array in arrays)
 
 
 def _part(steps, index):
     return tuple(None if array is None else array[index] for array in steps)
-
-
-class _Static:
-    """What of a state is not an array, as one hashable value."""
-
-    def __init__(self, tree):
-        leaves, self.treedef = jax.tree.flatten(tree)
-        self.leaves = tuple(leaves)
-        self._hash = hash((self.leaves, self.treedef))
-
-    def __hash__(self):
-        return self._hash
-
-    def __eq__(self, other):
-        return isinstance(other, _Static) and (self.leaves, self.treedef) == (other.leaves, other.treedef)
-
-    @property
-    def tree(self):
-        return jax.tree.unflatten(self.treedef, self.leaves)
-
-
-def _split(st: TDState):
-    arrays, rest = eqx.partition(st, eqx.is_array)
-    return arrays, _Static(rest)
-
-
-def _join(arrays, static: _Static) -> TDState:
-    return eqx.combine(arrays, static.tree)
-
-
-def is_traced(tree) -> bool:
-    """Whether a transformation of JAX is looking at the leaves."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
