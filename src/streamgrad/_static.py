@@ -18,7 +18,7 @@ class Static:
     __slots__ = ("_hash", "value")
 
     def __init__(self, value: Any):
-        array = np.ascontiguousarray(value)
+        array = np.array(value, order="C")  # a copy: the caller's own may change, and a number keeps its shape ()
         array.setflags(write=False)
         digest = hashlib.blake2b(array.tobytes(), digest_size=8).digest()
         self.value = array

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .cells import FunctionCore
 from .recurrent import Recurrent
 
 
@@ -71,7 +72,8 @@ def check_gradients(layer: Recurrent, xs: Float[Array, "time in_size"], *, key: 
 
         return eqx.filter_grad(of, has_aux=True)(layer)
 
-    exact = eqx.filter_jit(eqx.filter_grad(through_time))(layer.cell)
+    forward = isinstance(core := layer.cell.core(), FunctionCore) and core.mode == "forward"
+    exact = eqx.filter_jit(eqx.filter_jacfwd(through_time) if forward else eqx.filter_grad(through_time))(layer.cell)
     if layer.algorithm.credit == "carry":
         total = eqx.filter_jit(eqx.filter_grad(lambda layer: _windowed(layer, xs, ws, loss, key_carry)))(layer).cell
     else:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Inexact, Num, PRNGKeyArray
 
 from .algorithms import Algorithm, Carry
+from .algorithms._modes import check_modes
 from .cells import Cell
 
 
@@ -42,7 +43,9 @@ class Recurrent(eqx.Module):
         x = jax.ShapeDtypeStruct((cell.in_size,), jnp.float32)
         state = eqx.filter_eval_shape(lambda c: c.init_state(), cell)
         self.cell = cell
-        self.algorithm = algorithm.bind(cell.core(), state, x)
+        core = cell.core()
+        self.algorithm = algorithm.bind(core, state, x)
+        check_modes(self.algorithm, core, state, cell.in_size)
 
     def init(self, *, key: PRNGKeyArray) -> Carry:
         """The state before the first step and an empty trace. `key` feeds algorithms that draw numbers:

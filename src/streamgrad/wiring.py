@@ -132,7 +132,7 @@ class ColumnLinks(Links):
         return 1
 
     def drive(self, weights, source):
-        return weights[0] * source
+        return weights[0] * source[None]
 
     def inputs(self, source):
         return source[None, None, :]

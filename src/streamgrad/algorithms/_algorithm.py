@@ -11,6 +11,7 @@ import jax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ..cells import Core
+from ._once import once
 from ._unroll import Starts, everywhere, unroll
 
 
@@ -130,7 +131,7 @@ class Online(Algorithm):
     in a stack dL/ds exists only after every layer has advanced; `step` is final.
 
     The backward rule of `step`: the core gets `pullback` of dL/ds, the input gets the ordinary derivative
-    of this step, and the old carry gets nothing.
+    of this step, and the old carry gets nothing. It has no derivative itself: a second one is refused.
     """
 
     @abc.abstractmethod
@@ -159,7 +160,7 @@ def _online_step(differentiable, carry, context):
 @_online_step.def_fwd
 def _online_fwd(perturbed, differentiable, carry, context):
     del perturbed
-    algorithm, core, x = differentiable
+    algorithm, core, x = once(differentiable)
     state, trace, residual = algorithm.advance(core, carry.trace, carry.state, x, context)
     return Carry(state, trace), (residual, carry.state)
 
@@ -177,7 +178,7 @@ def _online_bwd(residuals, cotangent, perturbed, differentiable, carry, context)
         is_leaf=lambda leaf: leaf is None,
     )
     by_algorithm, by_core = algorithm.pullback(core, residual, by_state)
-    by_x = jax.vjp(lambda x: core(state, x), x)[1](by_state)[0] if perturbed[2] else None
+    by_x = core.by_input(state, x, by_state) if perturbed[2] else None
     return (
         eqx.filter(algorithm, False) if by_algorithm is None else by_algorithm,
         eqx.filter(core, False) if by_core is None else by_core,

@@ -55,7 +55,7 @@ def weigh(core: Bank, by_drive: list[Array], inputs: list[Array]) -> tuple[Array
     gradients = []
     for link, weights, q in zip(core.links, core.weights, inputs, strict=True):
         delta = jnp.stack([by_drive[g] for g in link.drives])
-        gradients.append((delta * q.astype(delta.dtype)).astype(weights.dtype))
+        gradients.append((delta[None] * q.astype(delta.dtype)).astype(weights.dtype))
     return tuple(gradients)
 
 

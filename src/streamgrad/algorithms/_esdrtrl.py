@@ -69,7 +69,7 @@ class ESDRTRL(Online):
             new = (1 - self.decay) * new
             for b, d in enumerate(own):
                 if d is not None:
-                    new = new + self.decay * d.astype(drives.dtype) * drives[b]
+                    new = new + self.decay * d.astype(drives.dtype)[None] * drives[b]
             rows.append(new)
         trace = sources, jnp.stack(rows)
         return step.state, trace, trace

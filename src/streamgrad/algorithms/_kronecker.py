@@ -70,7 +70,7 @@ def gradient(core: Bank, parts: dict[Group, list[tuple[Array, Array]]]) -> Bank:
             total = jnp.zeros((link.links.fan_in, core.units), trace_dtype(core.dtype))
             for a, by_drive in parts[group]:
                 inputs = link.links.inputs(a[before : before + lengths[link.source]])
-                total = total + inputs[:, min(slot, inputs.shape[1] - 1)] * by_drive[q]
+                total = total + inputs[:, min(slot, inputs.shape[1] - 1)] * by_drive[q][None]
             gates.append(total)
         new.append(jnp.stack(gates, axis=1).astype(weights.dtype))
     return eqx.tree_at(lambda bank: bank.weights, core, tuple(new))

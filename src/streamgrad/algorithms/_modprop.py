@@ -72,10 +72,10 @@ class ModProp(Online):
         (mean,) = averaged(core, self._types(core))[0]
         mean = mean.astype(hops[0].dtype)
         to_unit = (mean @ jnp.asarray(of, mean.dtype))[:, None, None]  # (α, 1, 1, units): W̄ from each unit's type
-        onward = self.decay * mean * jnp.asarray(of.sum(1), mean.dtype)
+        onward = self.decay * mean * jnp.asarray(of.sum(1), mean.dtype)[None]
         drive = core.linearise(state, x).drive
         pairs = zip(eligibility, hops, strict=True)
-        hops = tuple(to_unit * rows[core.emits] + jnp.tensordot(onward, m, 1) for rows, m in pairs)
+        hops = tuple(to_unit * rows[core.emits][None] + jnp.tensordot(onward, m, 1) for rows, m in pairs)
         new, eligibility = Internal().advance(core, eligibility, state, x)
         return new, (eligibility, hops), (eligibility, hops, drive)
 

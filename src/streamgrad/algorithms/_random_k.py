@@ -50,7 +50,7 @@ class RandomK(Online):
         steps = jax.vmap(lambda key: jax.random.permutation(key, core.units - 1)[: self.k - 1])
         others = 1 + steps(jax.random.split(key, core.units)).T.astype(jnp.int32)  # further round than the unit itself
         own = jnp.zeros((1, core.units), others.dtype)
-        paths = (jnp.concatenate([own, others]) + jnp.arange(core.units, dtype=others.dtype)) % core.units
+        paths = (jnp.concatenate([own, others]) + jnp.arange(core.units, dtype=others.dtype)[None]) % core.units
         return jnp.zeros(shape, trace_dtype(core.dtype)), paths
 
     def advance(self, core: Any, trace, state, x, context):

@@ -42,7 +42,7 @@ def averaged(core: Bank, types: tuple[int, ...]) -> list[Float[Array, "gates typ
             # What every unit hears when all units of one type say 1.
             drives = jnp.stack([link.links.drive(weights, jnp.asarray(row, core.dtype)) for row in of], axis=-1)
             by_type = jnp.einsum("au,gub->gab", jnp.asarray(of / counts[:, None], core.dtype), drives)
-            means.append(by_type / jnp.asarray(counts, core.dtype))
+            means.append(by_type / jnp.asarray(counts, core.dtype)[None, None])
     return means
 
 

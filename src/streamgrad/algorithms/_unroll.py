@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from .._dependence import dependence
 from ..cells import Core
+from ._once import once
 
 #: Where a sequence starts anew, and the state it starts from; None when nothing starts within the chunk.
 Starts = tuple[Bool[Array, " time"], PyTree[Array]] | None
@@ -54,7 +55,7 @@ def _joined(pair, algorithm, chunk):
 
 @_joined.def_fwd
 def _joined_fwd(perturbed, pair, algorithm, chunk):
-    return pair[0], None
+    return once(pair[0]), None
 
 
 @_joined.def_bwd

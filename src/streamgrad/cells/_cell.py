@@ -51,6 +51,10 @@ class Core(eqx.Module):
         state and its own parameters alone. With `seen(state, x)` it is the step itself."""
         raise TypeError(f"{type(self).__name__} has no units that could be told apart: {_APART}")
 
+    def by_input(self, state: PyTree[Array], x: Array, cotangent: PyTree[Array]) -> Array:
+        """The cotangent of the input, from that of the new state: of this step alone."""
+        return jax.vjp(lambda x: self(state, x), x)[1](cotangent)[0]
+
     @property
     @abc.abstractmethod
     def structure(self) -> Structure:

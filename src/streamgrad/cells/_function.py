@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from .._static import Static
 from ..structure import Structure
 from ._cell import Cell, check_sizes
-from ._function_core import FunctionCore, Seeing, flat, from_rows, from_units, to_rows, to_units, unflat
+from ._function_core import FunctionCore, Seeing, flat, from_units, to_rows, to_units
+from ._function_pattern import analysed
 
 #: The largest influence, in entries, that a cell without a known pattern may ask for (1 GiB in float32).
 LARGEST_DENSE = 2**28
@@ -25,8 +26,12 @@ class Function(Cell):
     r"""Any JAX step as a cell: `step(params, state, x) -> state`.
 
     The patterns of ∂s'/∂s and ∂s'/∂θ are found by `asdex` (the extra `streamgrad[function]`), for every
-    input at once, and checked against automatic differentiation at random points. Where they cannot be
-    found (a `custom_jvp` or `custom_vjp` rule, or `pattern="dense"`) every entry is taken to be non-zero.
+    input at once, and checked against automatic differentiation at random points; where a part of the step has a
+    derivative of its own (`jax.custom_jvp`, `jax.custom_vjp`), in the program of that derivative. Where they cannot be
+    found every entry is taken to be non-zero, with a warning that says why; `pattern="dense"` says so from the start.
+
+    A step that has a derivative in one mode alone (a `jax.lax.while_loop` in forward mode, a `jax.custom_vjp` in
+    reverse) takes the algorithms that need no other: `sg.Recurrent` refuses the rest.
 
     `seen`: for units that see each other only through it, such as a column and its own readout weight. Then the step
     is `step(params, state, x, seen(params, state, x))`, units are the last axis of every array of params and state,
@@ -37,17 +42,19 @@ class Function(Cell):
     - `output(params, state, x) -> (out,)`: by default every entry of the state;
     - `step` and `output` are static: define them once, at module level.
 
-    Raises `TypeError` for complex parameters or a step that changes the state's shape or dtype; `ValueError`
+    Raises `TypeError` for complex parameters, a step that changes the state's shape or dtype, or one that cannot be
+    differentiated; `ValueError`
     when a dense influence would exceed `LARGEST_DENSE` entries.
     """
 
     params: PyTree
-    initial: tuple[Any, tuple[Static, ...]] = eqx.field(static=True)
+    initial: Constant
     step: Callable = eqx.field(static=True)
     output_of: Callable | None = eqx.field(static=True)
     in_size: int = eqx.field(static=True)
     pattern: Structure = eqx.field(static=True)
     groups: Static = eqx.field(static=True)
+    mode: str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -68,29 +75,28 @@ class Function(Cell):
                 raise TypeError("Function: parameters must be real; keep real and imaginary parts apart.")
         state = jax.tree.map(jnp.asarray, state)
         self.params = params
-        # Static: the initial state is not a parameter.
-        leaves, treedef = jax.tree.flatten(state)
-        self.initial = (treedef, tuple(Static(leaf) for leaf in leaves))
+        self.initial = Constant(state)
         if seen is not None:
             _check_units(params, state)
             step = Seeing(step, seen)
         self.step, self.output_of, self.in_size = step, output, in_size
-        x = jnp.zeros(in_size, to_rows(state).dtype)
+        x = jax.ShapeDtypeStruct((in_size,), jax.eval_shape(to_rows, state).dtype)
         _check_step(step, params, state, x)
         if isinstance(step, Seeing):
             _check_apart(step, params, state, x)
-        found = _detect(step, params, state, x) if pattern == "auto" else None
+        analysis = analysed(step, params, state, x)
+        self.mode = analysis.mode
+        found = analysis.detected() if pattern == "auto" else None
         if seen is not None:
             self.pattern, self.groups = by_unit(params, state, found)
         else:
             self.pattern, self.groups = _dense(params, state) if found is None else found
 
     def core(self):
-        return FunctionCore(self.params, self.step, self.pattern, self.groups)
+        return FunctionCore(self.params, self.step, self.pattern, self.groups, self.mode)
 
     def init_state(self):
-        treedef, leaves = self.initial
-        return jax.tree.unflatten(treedef, [jnp.asarray(leaf.value) for leaf in leaves])
+        return self.initial.value
 
     def output(self, state, x):
         return to_rows(state) if self.output_of is None else self.output_of(self.params, state, x)
@@ -101,6 +107,44 @@ class Function(Cell):
         inside = jax.tree.unflatten(treedef, [p.reshape(leaf.shape) for p, leaf in zip(parts, leaves, strict=True)])
         fixed = jax.tree.map(lambda leaf: np.array(-1), eqx.filter(self, eqx.is_inexact_array))
         return eqx.tree_at(lambda cell: cell.params, fixed, inside)
+
+
+class Constant(eqx.Module):
+    """A pytree of arrays that nothing trains: static, or, where a transformation of JAX holds their values, as bits,
+    which no gradient and no optimiser sees."""
+
+    bits: tuple[Array, ...]
+    static: tuple[Static, ...] = eqx.field(static=True)
+    like: Any = eqx.field(static=True)
+
+    def __init__(self, value: PyTree[Array]):
+        leaves, treedef = jax.tree.flatten(value)
+        self.like = treedef, tuple((leaf.shape, jnp.dtype(leaf.dtype)) for leaf in leaves)
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+        self.bits = tuple(map(_to_bits, leaves)) if traced else ()
+        self.static = () if traced else tuple(map(Static, leaves))
+
+    @property
+    def value(self) -> PyTree[Array]:
+        treedef, like = self.like
+        if self.static:
+            return jax.tree.unflatten(treedef, [jnp.asarray(leaf.value) for leaf in self.static])
+        return jax.tree.unflatten(treedef, [_from_bits(b, *each) for b, each in zip(self.bits, like, strict=True)])
+
+
+def _to_bits(leaf):
+    if not eqx.is_inexact_array(leaf):
+        return leaf
+    parts = jnp.stack([leaf.real, leaf.imag]) if jnp.iscomplexobj(leaf) else leaf
+    return jax.lax.bitcast_convert_type(parts, jnp.dtype(f"uint{8 * parts.dtype.itemsize}"))
+
+
+def _from_bits(bits, shape, dtype):
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        return bits
+    real = jnp.finfo(dtype).dtype
+    parts = jax.lax.bitcast_convert_type(bits, real)
+    return jax.lax.complex(parts[0], parts[1]) if jnp.issubdtype(dtype, jnp.complexfloating) else parts
 
 
 def _check_step(step, params, state, x):
@@ -126,11 +170,21 @@ def _check_units(params, state):
 
 def _check_apart(step: Seeing, params, state, x):
     """Refuse a step in which, what is seen held fixed, a unit depends on the state of another one at a random point."""
-    random = lambda seed, like: jax.random.normal(jax.random.key(seed), like.shape, like.dtype)
-    entries, x = random(0, to_units(state)), random(1, x)
-    seen = step.seen(params, from_units(entries, state), x)
-    run = lambda entries: to_units(step.step(params, from_units(entries, state), x, seen))
-    by_entry = np.asarray(jax.jacrev(run)(entries))  # (entries, units, entries, units)
+    entries = jax.eval_shape(to_units, state)
+    theta, fixed = eqx.partition(params, eqx.is_inexact_array)
+
+    leaves, treedef = jax.tree.flatten(theta)
+
+    @jax.jit
+    def derivative(drawn, entries, x):
+        at = eqx.combine(jax.tree.unflatten(treedef, drawn), fixed)
+        seen = step.seen(at, from_units(entries, state), x)
+        return jax.jacrev(lambda entries: to_units(step.step(at, from_units(entries, state), x, seen)))(entries)
+
+    rng = np.random.default_rng(0)
+    draw = lambda like: rng.normal(size=like.shape).astype(like.dtype)
+    with jax.ensure_compile_time_eval():
+        by_entry = np.asarray(derivative(list(map(draw, leaves)), draw(entries), draw(x)))  # (entries, units) twice
     other = ~np.eye(entries.shape[1], dtype=bool)
     if np.any(np.abs(np.moveaxis(by_entry, 2, 1)[:, :, other]) > 0):
         raise ValueError(
@@ -167,7 +221,7 @@ def by_unit(params, state, found: tuple[Structure, Static] | None = None) -> tup
 
 
 def _dense(params, state):
-    rows, parameters = to_rows(state).size, flat(params).size
+    rows, parameters = jax.eval_shape(to_rows, state).size, eqx.filter_eval_shape(flat, params).size
     if rows * parameters > LARGEST_DENSE:
         raise ValueError(
             f"Function: the influence of {parameters} parameters on {rows} state entries has {rows * parameters:.2e} "
@@ -177,70 +231,3 @@ def _dense(params, state):
     # One unit for all rows, one group for all parameters.
     structure = Structure(Static(np.zeros(rows, int)), None, None, Static(np.array([parameters])))
     return structure, Static(np.zeros(parameters, int))
-
-
-def _detect(step, params, state, x) -> tuple[Structure, Static] | None:
-    """Patterns by asdex: each row a unit, parameters with equal columns a group; None when not to be had."""
-    theta, fixed = eqx.partition(params, eqx.is_inexact_array)
-
-    def run(vector, rows, x):
-        return to_rows(step(eqx.combine(unflat(vector, theta), fixed), from_rows(rows, state), x))
-
-    arguments = flat(theta), to_rows(state), x
-    if _has_custom_rule(jax.make_jaxpr(run)(*arguments).jaxpr):
-        return None
-    try:
-        import asdex
-    except ImportError:
-        warnings.warn(
-            "Function: asdex is not installed, so the cell is taken to be dense: "
-            "pip install 'streamgrad[function]' finds its sparsity.",
-            stacklevel=3,
-        )
-        return None
-    # argnums for every array: closing over concrete values would make zeros among them structural.
-    pattern = asdex.jacobian_sparsity(run, *arguments, argnums=(0, 1, 2))
-    found = np.zeros(pattern.shape, bool)
-    found[pattern.rows, pattern.cols] = True
-    of_theta, of_rows = found[:, : flat(theta).size], found[:, flat(theta).size : -x.size]
-    _verify(run, arguments, of_theta, of_rows)
-    columns, group = np.unique(of_theta, axis=1, return_inverse=True)
-    of_rows = of_rows | np.eye(len(of_rows), dtype=bool)
-    structure = Structure(
-        entry_unit=Static(np.arange(len(of_rows))),
-        reads=None if of_rows.all() else Static(np.stack(np.nonzero(of_rows))),
-        touches=Static(np.stack(np.nonzero(columns))),
-        group_sizes=Static(np.bincount(group.ravel(), minlength=columns.shape[1])),
-    )
-    return structure, Static(group.ravel())
-
-
-def _verify(run, arguments, of_theta, of_rows, points: int = 2):
-    """Refuse a detected pattern that automatic differentiation contradicts at random points."""
-    for seed in range(points):
-        keys = jax.random.split(jax.random.key(seed), 3)
-        at = [jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, arguments, strict=True)]
-        for argnum, pattern in ((0, of_theta), (1, of_rows)):
-            jacobian = np.asarray(jax.jacrev(run, argnum)(*at))
-            if np.any(np.isfinite(jacobian) & (jacobian != 0) & ~pattern):
-                raise ValueError(
-                    "Function: the detected sparsity pattern misses a non-zero derivative of step: "
-                    "pass pattern='dense', and report the step as a bug of the detection."
-                )
-
-
-def _has_custom_rule(jaxpr: Any) -> bool:
-    for eqn in jaxpr.eqns:
-        # relu and friends of jax.nn carry a rule of the same sparsity as their code.
-        harmless = str(eqn.params.get("name", "")) in _HARMLESS
-        if eqn.primitive.name in ("custom_jvp_call", "custom_vjp_call") and not harmless:
-            return True
-        for value in eqn.params.values():
-            for inner in value if isinstance(value, (tuple, list)) else (value,):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns") and _has_custom_rule(inner):
-                    return True
-    return False
-
-
-_HARMLESS = {"relu", "silu", "elu", "logsumexp", "softplus"}

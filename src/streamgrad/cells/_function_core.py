@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -36,13 +36,16 @@ class FunctionCore(Core):
 
     - `parameters`: any pytree; its inexact leaves, all real, are what is learned.
     - `pattern`: the structure; a complex state entry counts as two rows, real part first.
-    - `groups`: int (parameters,), the group of `pattern` that each flat parameter belongs to.
+    - `groups`: int (parameters,), the group of `pattern` that each flat parameter belongs to;
+    - `mode`: in which mode the step can be differentiated, "forward" (a `jax.lax.while_loop`), "reverse" (a
+      `jax.custom_vjp`) or "both".
     """
 
     parameters: PyTree
     step: Callable = eqx.field(static=True)
     pattern: Structure = eqx.field(static=True)
     groups: Static = eqx.field(static=True)
+    mode: Literal["forward", "reverse", "both"] = eqx.field(static=True, default="both")
 
     def __call__(self, state, x):
         return self.step(self.parameters, state, x)
@@ -87,17 +90,37 @@ class FunctionCore(Core):
     ) -> tuple[PyTree[Array], Float[Array, "colours parameters"], Float[Array, "colours rows"], np.ndarray]:
         """The new state and its derivatives, compressed: rows of [I | D] that share no structural non-zero
         share a colour and are pulled back together. Row r of I is `by_parameter[colour[r]]` where its
-        pattern is set, and likewise row r of D."""
+        pattern is set, and likewise row r of D. In forward mode all rows are there."""
         parameters, fixed = eqx.partition(self.parameters, eqx.is_inexact_array)
-        colour, seeds = _colouring(self.pattern)
 
         def run(parameters, rows):
             new = self.step(eqx.combine(parameters, fixed), from_rows(rows, state), x)
             return to_rows(new), new
 
+        if self.mode == "forward":
+            return self._pushed(run, parameters, state)
+        colour, seeds = _colouring(self.pattern)
         rows, pull, new = jax.vjp(run, parameters, to_rows(state), has_aux=True)
         by_parameter, by_row = jax.vmap(pull)(jnp.asarray(seeds, rows.dtype))
         return new, jax.vmap(flat)(by_parameter), by_row, colour
+
+    def _pushed(self, run, parameters, state):
+        """As `linearise`, in forward mode: columns that share no structural non-zero are pushed together."""
+        of_parameter, of_row = _column_colouring(self.pattern, self.groups)
+        vector, rows = flat(parameters), to_rows(state)
+        both = jnp.concatenate([vector, rows.astype(vector.dtype)])
+        split = lambda both: (unflat(both[: len(vector)], parameters), both[len(vector) :].astype(rows.dtype))
+        push = lambda seed: jax.jvp(lambda both: run(*split(both))[0], (both,), (seed,))[1]
+        colour = np.concatenate([of_parameter, of_row])
+        seeds = jnp.asarray(np.eye(colour.max() + 1)[:, colour], both.dtype)
+        columns = jax.vmap(push)(seeds)[colour].T  # (rows, parameters and rows)
+        return run(parameters, rows)[1], columns[:, : len(vector)], columns[:, len(vector) :], np.arange(len(rows))
+
+    def by_input(self, state, x, cotangent):
+        if self.mode != "forward":
+            return super().by_input(state, x, cotangent)
+        by_x = jax.jacfwd(lambda x: to_rows(self(state, x)))(x)
+        return (cotangent_rows(cotangent).astype(by_x.dtype) @ by_x).astype(x.dtype)
 
 
 def flat(tree: PyTree) -> Float[Array, " n"]:
@@ -127,19 +150,23 @@ def to_rows(state: PyTree[Array]) -> Float[Array, " rows"]:
     several precisions take the highest."""
     rows = []
     for leaf in jax.tree.leaves(state):
-        rows += [leaf.real.ravel(), leaf.imag.ravel()] if jnp.iscomplexobj(leaf) else [leaf.ravel()]
+        rows += [leaf.real.ravel(), leaf.imag.ravel()] if _is_complex(leaf) else [leaf.ravel()]
     dtype = functools.reduce(np.promote_types, [row.dtype for row in rows])
     return jnp.concatenate([row.astype(dtype) for row in rows])
 
 
-def from_rows(rows: Float[Array, " rows"], like: PyTree[Array]) -> PyTree[Array]:
+def _is_complex(leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+
+
+def from_rows(rows: Float[Array, " rows"], like: PyTree) -> PyTree[Array]:
     """The inverse of `to_rows`."""
     leaves, treedef = jax.tree.flatten(like)
     new, start = [], 0
     for leaf in leaves:
         take = lambda k, start=start, leaf=leaf: rows[start + k * leaf.size : start + (k + 1) * leaf.size]
-        value = jax.lax.complex(take(0), take(1)) if jnp.iscomplexobj(leaf) else take(0)
-        start += leaf.size * (2 if jnp.iscomplexobj(leaf) else 1)
+        value = jax.lax.complex(take(0), take(1)) if _is_complex(leaf) else take(0)
+        start += leaf.size * (2 if _is_complex(leaf) else 1)
         new.append(value.reshape(leaf.shape).astype(leaf.dtype))
     return jax.tree.unflatten(treedef, new)
 
@@ -149,7 +176,7 @@ def to_units(state: PyTree[Array]) -> Float[Array, "entries units"]:
     return jnp.concatenate([leaf.reshape(-1, leaf.shape[-1]) for leaf in jax.tree.leaves(state)])
 
 
-def from_units(entries: Float[Array, "entries units"], like: PyTree[Array]) -> PyTree[Array]:
+def from_units(entries: Float[Array, "entries units"], like: PyTree) -> PyTree[Array]:
     """The inverse of `to_units`."""
     leaves, treedef = jax.tree.flatten(like)
     ends = np.cumsum([leaf.size // leaf.shape[-1] for leaf in leaves])
@@ -167,7 +194,23 @@ def _colouring(structure: Structure) -> tuple[np.ndarray, np.ndarray]:
     """Greedy row colouring of [I | D]: colour (rows,) and seeds (colours, rows)."""
     entry = structure.entry_unit.value
     uses = np.concatenate([structure.reach(1), structure.reads_matrix()], axis=1)[entry]
-    colour = np.full(len(entry), -1)
+    colour = _coloured(uses)
+    return colour, np.eye(colour.max() + 1)[:, colour]
+
+
+@functools.lru_cache(maxsize=64)
+def _column_colouring(structure: Structure, groups: Static) -> tuple[np.ndarray, np.ndarray]:
+    """Greedy colouring of the columns of [I | D]: of each parameter and of each row of the state."""
+    entry = structure.entry_unit.value
+    by_parameter, by_row = structure.reach(1)[entry][:, groups.value], structure.reads_matrix()[np.ix_(entry, entry)]
+    reaches = np.concatenate([by_parameter, by_row], axis=1)
+    colour = _coloured(reaches.T)
+    return colour[: groups.value.size], colour[groups.value.size :]
+
+
+def _coloured(uses: np.ndarray) -> np.ndarray:
+    """A colour for each row, such that no two of one colour use the same column."""
+    colour = np.full(len(uses), -1)
     taken: list[Any] = []  # for each colour, the columns that its rows use
     for row in np.argsort(-uses.sum(1), kind="stable"):
         free = next((c for c, columns in enumerate(taken) if not (columns & uses[row]).any()), len(taken))
@@ -175,4 +218,4 @@ def _colouring(structure: Structure) -> tuple[np.ndarray, np.ndarray]:
             taken.append(np.zeros(uses.shape[1], bool))
         taken[free] |= uses[row]
         colour[row] = free
-    return colour, np.eye(len(taken))[:, colour]
+    return colour

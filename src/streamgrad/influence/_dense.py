@@ -67,7 +67,7 @@ class DenseRows(Layout[Bank]):
         used = [row for row, value in enumerate(k) if value is not None]
         if not used:
             return jnp.zeros((c, m, m), core.dtype)
-        product = jnp.stack([k[row] for row in used]) * weights[:, np.array(used)]  # (fan_in, gates, units)
+        product = jnp.stack([k[row] for row in used])[None] * weights[:, np.array(used)]  # (fan_in, gates, units)
         full = all((index[:, g] == index[:, 0]).all() for g in used) and weights.shape[0] == m
         if full and (np.sort(index[:, 0] % m, axis=0) == np.arange(m)[:, None]).all() and (index[0] % m == 0).all():
             # Every unit of the block in order: no scatter.

@@ -45,7 +45,7 @@ class Columnwise(Layout[FunctionCore]):
         at, inside = rows[:, group], kept[:, group]
         j = jnp.where(inside & touched[at, group], by_parameter[colour[at], np.arange(len(group))], 0)
         for q in range(len(rows)):
-            j = j + jnp.where(inside & inside[q], d[at, at[q]], 0) * trace[q]
+            j = j + jnp.where(inside & inside[q : q + 1], d[at, at[q : q + 1]], 0) * trace[q : q + 1]
         return new, j
 
     def pullback(self, core, trace, cotangent):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from .._dtypes import real_factor, trace_dtype
 from .._order import computed
+from .._ranks import in_rank, together
 from ..cells import Bank, Link
 from ._in_turn import linearise_in_turn, read_late
 from ._layout import Layout
@@ -84,10 +85,11 @@ class Local(Layout[Bank]):
             if rows == ():
                 grads.append(jnp.zeros_like(weights))
                 continue
-            terms = [delta.astype(row.dtype) * row for delta, row in zip(cotangent, rows, strict=True)]
+            deltas = [in_rank(delta, weights.ndim) for delta in cotangent]
+            terms = [delta.astype(row.dtype) * row for delta, row in zip(deltas, rows, strict=True)]
             if core.entries > 1:
                 # XLA leaves out the trace of an entry that no output shows, whose cotangent it knows to be zero.
-                terms = [jnp.where(delta == 0, 0, term) for delta, term in zip(cotangent, terms, strict=True)]
+                terms = [jnp.where(delta == 0, 0, term) for delta, term in zip(deltas, terms, strict=True)]
             grad = sum(terms[1:], terms[0])
             grads.append(grad.astype(weights.dtype))
         return eqx.tree_at(lambda bank: bank.weights, core, tuple(grads))
@@ -123,6 +125,7 @@ class Internal(Local):
 def _times(a, b):
     """a b. Complex numbers are multiplied part by part: an input that is real costs half, and XLA's CPU compiler
     vectorises the loop over a complex trace better so."""
+    a, b = together(a, b)
     if not jnp.iscomplexobj(a):
         return a * b
     if not jnp.iscomplexobj(b):

@@ -23,7 +23,7 @@ def immediate(core: Bank, step: Linear, dtype) -> Inexact[Array, "entries units 
         zero = jnp.zeros((weights.shape[1], core.units), core.dtype)
         rows = [gates(by_drive, link) for by_drive in step.drive]
         k = jnp.stack([zero if row is None else row for row in rows]).astype(dtype)
-        columns.append(jnp.moveaxis(k[:, None] * q.astype(dtype), 3, 1).reshape(core.entries, core.units, -1))
+        columns.append(jnp.moveaxis(k[:, None] * q.astype(dtype)[None], 3, 1).reshape(core.entries, core.units, -1))
     return jnp.concatenate(columns, axis=2)
 
 

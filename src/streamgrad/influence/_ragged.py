@@ -57,7 +57,7 @@ class Ragged(Layout[Bank]):
         values = [step.own[a][b] for a, b in plan.own]
         for link, a, gates in plan.linked:
             weights, k = core.weights[link], [step.drive[a][core.links[link].drives[g]] for g in gates]
-            product = weights[:, np.array(gates)] * jnp.stack(k)
+            product = weights[:, np.array(gates)] * jnp.stack(k)[None]
             shared = core.links[link].links.index().shape[1] == 1
             values.append((product.sum(1) if shared else product).reshape(-1))
         return jnp.concatenate([*values, jnp.zeros(1, core.dtype)])

@@ -2,4 +2,5 @@
 
 from .._order import KEEP_ORDER as KEEP_ORDER
 from ._returns import TrueReturn as TrueReturn, returns as returns
-from ._td_lambda import TDLambda as TDLambda, TDOutput as TDOutput, TDState as TDState
+from ._state import TDState as TDState
+from ._td_lambda import TDLambda as TDLambda, TDOutput as TDOutput

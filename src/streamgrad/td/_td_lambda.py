@@ -8,15 +8,13 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._growth import grown
-from .._memory import is_algorithm
-from .._owned import refuse_consumed
+from .._memory import fitted, is_algorithm
 from .._trained import check_update, checked_optimiser, trained
 from ..cells._cell import check_sizes
 from ..nn import Sequential, due
@@ -24,10 +22,7 @@ from ..readout import Readout
 from ..train import Memory, Predicted, Program, TemporalDifference, Traces, TracesState, Undo
 from ._checks import check_share
 from ._compiled import Compiled
-
-#: How a step is called: said where a state was consumed.
-CALL = "st, out = learner.step(st, ...)"
-
+from ._state import Form, Parts, TDState, is_traced
 
 
 class TDOutput(NamedTuple):
@@ -41,32 +36,6 @@ class TDOutput(NamedTuple):
     prediction: Float[Array, "*lead predictions"]
     error: Float[Array, "*lead predictions"]
     learned: Bool[Array, ...]
-
-
-class TDState(eqx.Module):
-    """Everything that a TD learner knows, as one pytree, the model included.
-
-    `model`, `carry`; `trace`: eligibility, a leaf for each trained parameter; `prediction`: the last one; `begun`:
-    whether it may be learned from; `optimiser`: its state; `skipped`: steps undone because something was not finite;
-    `key`: of fresh carries; `count`: steps taken, in two words, low first.
-    """
-
-    model: Any
-    carry: PyTree
-    trace: PyTree
-    prediction: Float[Array, "*lead predictions"]
-    begun: Bool[Array, "*lead"]
-    optimiser: PyTree
-    skipped: Int[Array, ""]
-    key: PRNGKeyArray
-    count: Shaped[Array, " 2"]
-
-    @property
-    def steps(self) -> int:
-        """Steps taken."""
-        refuse_consumed(self.count, CALL)
-        low, high = np.asarray(self.count)
-        return int(low) + (int(high) << 32)
 
 
 class TDLambda:
@@ -126,6 +95,11 @@ class TDLambda:
                 f"TDLambda expects a model with init(key=...) and (carry, x) -> (carry, prediction), got "
                 f"{type(model).__name__}: wrap a layer and a readout in sg.nn.Sequential([...])."
             )
+        if any(jax.tree.leaves(fitted(model))):
+            raise TypeError(
+                "TDLambda has no target that a part which fits itself (sg.RLS) could learn from: use sg.Readout, and "
+                "sg.Learner for targets."
+            )
         algorithms = [a for a in jax.tree.leaves(model, is_leaf=is_algorithm) if is_algorithm(a)]
         for own in (a for a in algorithms if a.learns):
             raise TypeError(
@@ -144,9 +118,10 @@ class TDLambda:
         self._model, self._optimiser, self.predictions, self.streams = model, optimiser, predictions, streams
         self.gamma, self.lam = _shares("gamma", gamma, predictions), _shares("lam", lam, predictions)
         batched = streams is not None
-        self._step, self._run = Compiled(self._one, batched=batched), Compiled(self._many, batched=batched)
+        self._step, self._run = Compiled(self._packed_one, batched=batched), Compiled(self._many, batched=batched)
         self._checked: set = set()
-        self._ask = jax.jit(self._prediction, static_argnums=0)
+        self._forms: dict[Form, Form] = {}
+        self._ask = jax.jit(lambda form, arrays, x: self._prediction(form.unpack(arrays), x), static_argnums=0)
 
     # Public calls.
 
@@ -154,48 +129,53 @@ class TDLambda:
         """The state before the first step."""
         # A copy: the weights of the model that the user holds must survive donation.
         model = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True) if eqx.is_array(leaf) else leaf, self._model)
-        arrays, static = eqx.partition(model, eqx.is_array)
-        return _state(self._program(model).init(arrays, *jax.random.split(key)), static)
+        arrays = eqx.filter(model, eqx.is_array)
+        return TDState(*_parts(self._program(model).init(arrays, *jax.random.split(key)), model))
 
     def step(
         self, st: TDState, x: Any, cumulant: Any, *, gamma: Any = None, lam: Any = None, reset: Any = None
     ) -> tuple[TDState, TDOutput]:
         """One step of the stream: x_t and the cumulant c_t that arrives with it. Consumes `st`."""
+        st.refuse_consumed()
         now = _arrays(x, cumulant, gamma, lam, reset)
-        self._check(st, *now)
-        st = self._grown(st)
-        arrays, static = _split(st)
-        step = self._one if is_traced(st) else self._step  # under the user's own jit, the compiler's options are theirs
-        try:
-            arrays, out = step(static, arrays, now)
-        except (RuntimeError, ValueError):
-            refuse_consumed(st, CALL)
-            raise
-        return _join(arrays, static), out
+        if is_traced(now) or (not st.is_packed and is_traced(st.memory)):
+            # Under the user's own jit, the compiler's options are the user's.
+            now = _as_jax(now)
+            self._check(Form(st.memory), st.memory, *now)
+            memory, out = self._one(st.memory, now)
+            return TDState(*memory), out
+        form, arrays = st.packed(self._forms)
+        self._check(form, st, *now)
+        if form.due is not None and form.due <= st.steps:
+            st = self._grown(st)
+            form, arrays = st.packed(self._forms)
+        arrays, out = self._step(form, st.to_consume(arrays), now)
+        st.consumed = True
+        return st.followed_by(form, arrays), out
 
     def run(
         self, st: TDState, xs: Any, cumulants: Any, *, gammas: Any = None, lams: Any = None, resets: Any = None
     ) -> tuple[TDState, TDOutput]:
         """Many steps, scanned on the device: all arguments have a leading axis of time. Consumes `st`."""
-        steps = _arrays(xs, cumulants, gammas, lams, resets)
+        st.refuse_consumed()
+        steps = _as_jax(_arrays(xs, cumulants, gammas, lams, resets))
         names = ("xs", "cumulants", "gammas", "lams", "resets")
         given = {name: array for name, array in zip(names, steps, strict=True) if array is not None}
         lengths = {name: array.shape[0] if array.ndim else None for name, array in given.items()}
         if len(set(lengths.values())) != 1 or not lengths["xs"]:
             raise ValueError(f"run expects at least one step, and arguments of one length, got {lengths}.")
-        self._check(st, *_part(steps, 0))
+        self._check(Form(st.memory), st.memory, *_part(steps, 0))
         parts, start = [], 0
         while start < lengths["xs"]:
             st = self._grown(st)
             end = min(lengths["xs"], start + self._until_growth(st))
-            arrays, static = _split(st)
-            run = self._many if is_traced(st) else self._run
-            try:
-                arrays, out = run(static, arrays, _part(steps, slice(start, end)))
-            except (RuntimeError, ValueError):
-                refuse_consumed(st, CALL)
-                raise
-            st = _join(arrays, static)
+            form, arrays = Form(st.memory), eqx.filter(st.memory, eqx.is_array)
+            if is_traced((arrays, steps)):
+                arrays, out = self._many(form, arrays, _part(steps, slice(start, end)))
+            else:
+                arrays, out = self._run(form, st.to_consume(arrays), _part(steps, slice(start, end)))
+                st.consumed = True
+            st = TDState(*form.join(arrays))
             parts.append(out)
             start = end
         return st, parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
@@ -205,17 +185,20 @@ class TDLambda:
         goes on, the optimiser's state of what stays included. `key`: of the new stage; by default from the state's.
 
         Raises `TypeError` for a model that cannot grow, `ValueError` for one that has all its units."""
-        key = jax.random.fold_in(st.key, 2**31 + len(jax.tree.leaves(st.model))) if key is None else key
-        model, carry = grown(st.model, st.carry, self.streams, key)
-        arrays, static = eqx.partition(model, eqx.is_array)
-        memory = self._program(model).grown(self._program(st.model), _memory(st), arrays, carry, None)
-        return _state(memory, static)
+        old = st.memory
+        key = jax.random.fold_in(old.key, 2**31 + len(jax.tree.leaves(old.model))) if key is None else key
+        model, carry = grown(old.model, old.carry, self.streams, key)
+        memory = self._program(model).grown(
+            self._program(old.model), _memory(old), eqx.filter(model, eqx.is_array), carry, None
+        )
+        return TDState(*_parts(memory, model))
 
     def predict(self, st: TDState, x: Any) -> Array:
         """The prediction for x after all that was seen. Changes nothing."""
-        arrays, static = _split(st)
-        refuse_consumed(st, CALL)
-        return self._ask(static, arrays, jnp.asarray(x))
+        if is_traced((st.memory, x)):
+            return self._prediction(st.memory, jnp.asarray(x))
+        form, arrays = st.packed(self._forms)
+        return self._ask(form, arrays, jnp.asarray(x))
 
     # What is compiled.
 
@@ -224,18 +207,22 @@ class TDLambda:
         update = Traces(self._optimise(model), self.predictions, _own_rows(model, self.predictions))
         return Program(model, rule, update, Undo(), streams=self.streams)
 
-    def _one(self, static, arrays, now):
-        arrays, out = self._many(static, arrays, jax.tree.map(lambda a: a[None], now))
-        return arrays, jax.tree.map(lambda a: a[0], out)
+    def _one(self, parts: Parts, now):
+        x, cumulant, gamma, lam, reset = now
+        memory, told = self._program(parts.model).step(_memory(parts), x, (cumulant, gamma, lam), reset)
+        return _parts(memory, parts.model), TDOutput(*told)
 
-    def _many(self, static, arrays, steps):
-        st = _join(arrays, static)
+    def _packed_one(self, form: Form, arrays, now):
+        parts, out = self._one(form.unpack(arrays), now)
+        return form.pack(parts), out
+
+    def _many(self, form: Form, arrays: Parts, steps):
+        parts = form.join(arrays)
         xs, cumulants, gammas, lams, resets = steps
-        memory, told = self._program(st.model).run(_memory(st), xs, (cumulants, gammas, lams), resets)
-        return _split(_state(memory, st.model))[0], TDOutput(*told)
+        memory, told = self._program(parts.model).run(_memory(parts), xs, (cumulants, gammas, lams), resets)
+        return eqx.filter(_parts(memory, parts.model), eqx.is_array), TDOutput(*told)
 
-    def _prediction(self, static, arrays, x):
-        st = arrays if static is None else _join(arrays, static)
+    def _prediction(self, st: Parts, x):
         call = lambda carry, x: st.model(carry, x)[1]
         return call(st.carry, x) if self.streams is None else jax.vmap(call)(st.carry, x)
 
@@ -247,7 +234,7 @@ class TDLambda:
 
     def _until_growth(self, st: TDState) -> int:
         """Steps until the model is to grow."""
-        step = due(st.model)
+        step = due(st.memory.model)
         return sys.maxsize if step is None or is_traced(st) else step - st.steps
 
     def _grown(self, st: TDState) -> TDState:
@@ -256,15 +243,15 @@ class TDLambda:
             st = self.grow(st)
         return st
 
-    def _check(self, st: TDState, x, cumulant, gamma, lam, reset) -> None:
+    def _check(self, form: Form, st: Any, x, cumulant, gamma, lam, reset) -> None:
         """Refuse arguments of the wrong shape, before anything is consumed."""
-        arrays, static = _split(st)
         shapes = tuple(
             None if array is None else (array.shape, array.dtype) for array in (x, cumulant, gamma, lam, reset)
         )
-        seen = (static, jax.tree.structure(arrays), shapes)
+        seen = (form, shapes)
         if seen in self._checked:
             return
+        st, x = st.memory if isinstance(st, TDState) else st, jnp.asarray(x)
         lead = st.begun.shape
         wanted = {"cumulant": (cumulant, st.prediction.shape), "reset": (reset, lead)}
         for name, (array, shape) in wanted.items():
@@ -275,8 +262,7 @@ class TDLambda:
                 raise ValueError(f"{name} of a step must broadcast to {st.prediction.shape}, got {array.shape}.")
         if lead and (x.ndim < 1 or x.shape[0] != lead[0]):
             raise ValueError(f"x must have a leading axis of {lead[0]} streams, got shape {x.shape}.")
-        predict = lambda st, x: self._prediction(None, st, x)
-        made = eqx.filter_eval_shape(predict, st, x)
+        made = eqx.filter_eval_shape(self._prediction, st, x)
         if made.shape != st.prediction.shape:
             raise ValueError(
                 f"The model predicts shape {made.shape}, expected {st.prediction.shape}: give "
@@ -286,24 +272,24 @@ class TDLambda:
         self._checked.add(seen)
 
 
-def _memory(st: TDState) -> Memory:
-    """The memory of the driver in a state."""
+def _memory(parts: Parts) -> Memory:
+    """The memory of the driver in the parts of a state."""
     return Memory(
-        model=eqx.filter(st.model, eqx.is_array),
-        carry=st.carry,
-        update=TracesState(st.trace, st.optimiser),
-        rule=Predicted(st.prediction, st.begun),
-        broken=jnp.zeros_like(st.begun),
-        steps=st.count,
+        model=eqx.filter(parts.model, eqx.is_array),
+        carry=parts.carry,
+        update=TracesState(parts.trace, parts.optimiser),
+        rule=Predicted(parts.prediction, parts.begun),
+        broken=jnp.zeros_like(parts.begun),
+        steps=parts.count,
         phase=jnp.zeros((), jnp.int32),
-        skipped=st.skipped,
-        key=st.key,
+        skipped=parts.skipped,
+        key=parts.key,
     )
 
 
-def _state(memory: Memory, model: Any) -> TDState:
-    """The state with the driver's memory, of a model that is static but for its arrays."""
-    return TDState(
+def _parts(memory: Memory, model: Any) -> Parts:
+    """The parts of a state with the driver's memory, of a model whose arrays are in it."""
+    return Parts(
         model=eqx.combine(memory.model, model),
         carry=memory.carry,
         trace=memory.update.trace,
@@ -344,42 +330,14 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
         return False
 
 
-def _arrays(*values) -> tuple[Array | None, ...]:
-    return tuple(None if value is None else jnp.asarray(value) for value in values)
+def _arrays(*values) -> tuple[Any, ...]:
+    as_array = lambda value: value if isinstance(value, jax.Array | np.ndarray | np.generic) else jnp.asarray(value)
+    return tuple(None if value is None else as_array(value) for value in values)
+
+
+def _as_jax(arrays):
+    return tuple(None if array is None else jnp.asarray(array) for array in arrays)
 
 
 def _part(steps, index):
     return tuple(None if array is None else array[index] for array in steps)
-
-
-class _Static:
-    """What of a state is not an array, as one hashable value."""
-
-    def __init__(self, tree):
-        leaves, self.treedef = jax.tree.flatten(tree)
-        self.leaves = tuple(leaves)
-        self._hash = hash((self.leaves, self.treedef))
-
-    def __hash__(self):
-        return self._hash
-
-    def __eq__(self, other):
-        return isinstance(other, _Static) and (self.leaves, self.treedef) == (other.leaves, other.treedef)
-
-    @property
-    def tree(self):
-        return jax.tree.unflatten(self.treedef, self.leaves)
-
-
-def _split(st: TDState):
-    arrays, rest = eqx.partition(st, eqx.is_array)
-    return arrays, _Static(rest)
-
-
-def _join(arrays, static: _Static) -> TDState:
-    return eqx.combine(arrays, static.tree)
-
-
-def is_traced(tree) -> bool:
-    """Whether a transformation of JAX is looking at the leaves."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

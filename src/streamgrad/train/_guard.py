@@ -47,6 +47,14 @@ class Guard(abc.ABC):
         """The memory after a step, with what is to start anew."""
 
 
+    def looked_back(
+        self, program: Program, before: Memory, after: Memory, told: Told, steps: int
+    ) -> tuple[Memory, Told]:
+        """The memory after so many steps that were not looked at one by one."""
+        del program, before, steps
+        return after, told
+
+
 @dataclasses.dataclass(frozen=True)
 class Skip(Guard):
     """Leaves out each step that is not finite; the stream at fault starts anew before its next step."""
@@ -92,27 +100,31 @@ class Undo(Guard):
         del finding, sound, streams
         return memory
 
-    def looked_back(self, program: Program, before: Memory, after: Memory, told: Told) -> tuple[Memory, Told]:
-        """The memory after a stretch, undone when something in it is not finite."""
+    def looked_back(self, program, before, after, told, steps):
         update, rule, streams = program.update, program.rule, program.streams
-        by_stream = (after.carry, update.by_stream(after.update), rule.by_stream(after.rule))
-        shared = (after.model, update.shared(after.update))
-        sound = finite_by_stream(by_stream, streams)
-        fault = ~sound | (~finite_by_stream(shared, None) & sound.all())  # where no stream shows the cause, any may be
-        steps = jax.tree.leaves(told.learned)[0].shape[0]
+        (by_stream, shared), (_, shared_before) = update.parts(after.update), update.parts(before.update)
+        sound = finite_by_stream((after.carry, by_stream, rule.by_stream(after.rule)), streams)
+        weights = finite_by_stream((after.model, shared), None)
+        fault = ~sound | (~weights & sound.all())  # where no stream shows the cause, any may be it
+        bad = fault.any()
+        # In place, by bits: the weights of before and those of after meet entry by entry.
+        model, shared = jax.tree.map(select_bits(~bad), (after.model, shared), (before.model, shared_before))
 
-        def undone(both):
-            before, after = both
+        def anew(own):
+            carry, by_stream, remembered = own
             fresh = program.fresh(program.model(before.model), jax.random.fold_in(before.key, before.steps[0]))
             clear = lambda leaf: select_bits(fault)(jnp.zeros_like(leaf), leaf)
-            return after._replace(
-                model=before.model,
-                carry=restarted(after.carry, fresh, fault, select_bits),
-                update=update.undone(before.update, after.update, clear),
-                rule=rule.forget(after.rule, fault, clear),
-                skipped=after.skipped + steps,
-            )
+            carry = restarted(carry, fresh, fault, select_bits)
+            return carry, jax.tree.map(clear, by_stream), rule.forget(remembered, fault, clear)
 
-        bad = fault.any()
-        memory = jax.lax.cond(bad, undone, lambda both: both[1], (before, after))
+        # A branch: it costs nothing while it is not taken.
+        own = (after.carry, by_stream, after.rule)
+        carry, by_stream, remembered = jax.lax.cond(bad, anew, lambda own: own, own)
+        memory = after._replace(
+            model=model,
+            carry=carry,
+            update=update.joined(by_stream, shared),
+            rule=remembered,
+            skipped=after.skipped + jnp.where(bad, steps, 0).astype(after.skipped.dtype),
+        )
         return memory, told._replace(learned=told.learned & ~bad)

@@ -117,16 +117,13 @@ class Program:
 
     def step(self, memory: Memory, x: Any, signal: Any, reset: Any) -> tuple[Memory, Told]:
         """Predict from x, then learn from the signal that came with it. `reset`: None, or where an episode begins."""
-        reset = None if reset is None else jnp.broadcast_to(reset, self.lead)
-        memory, told = (self.learn if self.delay is None else self._late)(memory, x, signal, reset)
-        return memory._replace(steps=jnp.stack(counted(memory.steps))), told
+        return self.guard.looked_back(self, memory, *self._once(memory, x, signal, reset), 1)
 
     def run(self, memory: Memory, xs: Any, signals: Any, resets: Any) -> tuple[Memory, Told]:
         """Many steps, with a leading axis of time: looked at once in a stretch, where the guard wants it so."""
-        n = jax.tree.leaves(xs)[0].shape[0]
-        stretch = self.guard.stretch
+        n, stretch = jax.tree.leaves(xs)[0].shape[0], self.guard.stretch
         if stretch == 1:
-            return self._scan(memory, (xs, signals, resets))
+            return jax.lax.scan(lambda memory, now: self.step(memory, *now), memory, (xs, signals, resets))
         inputs, outs = (xs, signals, resets), []
         whole, left = divmod(n, stretch)
         if whole:
@@ -148,6 +145,19 @@ class Program:
         return self.call(model, self.restart(model, carry, broken, memory.key), x)[1]
 
     # A step.
+
+    def _once(self, memory: Memory, x: Any, signal: Any, reset: Any) -> tuple[Memory, Told]:
+        reset = None if reset is None else jnp.broadcast_to(reset, self.lead)
+        if self.delay is None:
+            memory, told = self.learn(memory, x, signal, reset)
+        else:
+            memory, told = self.delay(self, memory, x, signal, reset)
+        return memory._replace(steps=jnp.stack(counted(memory.steps))), told
+
+    def _stretch(self, memory: Memory, inputs) -> tuple[Memory, Told]:
+        """Some steps, and what to do when something in them was not finite: looked for once, for it takes time."""
+        after, told = jax.lax.scan(lambda memory, now: self._once(memory, *now), memory, inputs)
+        return self.guard.looked_back(self, memory, after, told, jax.tree.leaves(inputs)[0].shape[0])
 
     def learn(self, memory: Memory, x: Any, signal: Any, reset: Any) -> tuple[Memory, Told]:
         """Predict with the learning copy, then learn from the signal."""
@@ -239,18 +249,6 @@ class Program:
         memory = memory._replace(carry=carry, rule=kept, estimate=estimate)
         due = memory.phase == self.every - 1
         return memory, Evidence(Finding(there, loss), y, None, due, estimate=gradient)
-
-    def _late(self, memory: Memory, x, signal, reset):
-        return self.delay(self, memory, x, signal, reset)
-
-    # Many steps.
-
-    def _scan(self, memory, inputs):
-        return jax.lax.scan(lambda memory, now: self.step(memory, *now), memory, inputs)
-
-    def _stretch(self, memory: Memory, inputs) -> tuple[Memory, Told]:
-        """Some steps, and what to do when something in them was not finite: looked for once, for it takes time."""
-        return self.guard.looked_back(self, memory, *self._scan(memory, inputs))
 
     # Its parts.
 

@@ -79,14 +79,11 @@ class Filter(Update):
         moved, trained = jax.lax.cond(evidence.due, move, lambda both: both, (moved, trained))
         return state._replace(kalman=kalman, moved=moved), trained, sound
 
-    def by_stream(self, state):
-        return state.before
+    def parts(self, state):
+        return state.before, (state.kalman, state.moved)
 
-    def shared(self, state):
-        return state.kalman, state.moved
-
-    def undone(self, before, after, clear):
-        return before._replace(before=jax.tree.map(clear, after.before))
+    def joined(self, by_stream, shared):
+        return FilterState(*shared, by_stream)
 
     def grown(self, state, trained, lead):
         fresh = self.init(trained, lead)

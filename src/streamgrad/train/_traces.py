@@ -81,11 +81,8 @@ class Traces(Update):
         each = self._by_row(error, trace) * trace
         return each if error.ndim == 1 else jnp.sum(each, 0) / over.astype(trace.dtype)
 
-    def by_stream(self, state):
-        return state.trace
+    def parts(self, state):
+        return state.trace, state.optimiser
 
-    def shared(self, state):
-        return state.optimiser
-
-    def undone(self, before, after, clear):
-        return TracesState(jax.tree.map(clear, after.trace), before.optimiser)
+    def joined(self, by_stream, shared):
+        return TracesState(by_stream, shared)

@@ -43,19 +43,14 @@ class Update(abc.ABC):
         del trained, y, lead
         return state
 
-    def by_stream(self, state: Any) -> PyTree:
-        """Those parts of the state that belong to one stream each."""
-        del state
-        return ()
+    def parts(self, state: Any) -> tuple[PyTree, PyTree]:
+        """What of the state belongs to one stream each, and what all share."""
+        return (), state
 
-    def shared(self, state: Any) -> PyTree:
-        """All other parts of the state."""
-        return state
-
-    def undone(self, before: Any, after: Any, clear: Callable[[Array], Array]) -> Any:
-        """The state when what came between is undone; `clear` makes zeros of what belongs to a stream at fault."""
-        del after, clear
-        return before
+    def joined(self, by_stream: PyTree, shared: PyTree) -> Any:
+        """The state of these parts."""
+        del by_stream
+        return shared
 
     def grown(self, state: Any, trained: PyTree[Array], lead: tuple[int, ...]) -> Any:
         """The state of a model that has grown to these trained parameters: by path, what is new starts fresh."""
