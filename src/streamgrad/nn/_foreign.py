@@ -15,7 +15,7 @@ from ._unroll import is_stateful
 _INSTEAD = {
     eqx.nn.GRUCell: "sg.Recurrent(sg.cells.GRU(...), sg.SnAp(1))",
     eqx.nn.LSTMCell: "sg.Recurrent(sg.cells.LSTM(...), sg.SnAp(1))",
-    eqx.nn.MultiheadAttention: "a function of x that calls it, such as lambda x: attention(x[None], x[None], x[None])[0]",
+    eqx.nn.MultiheadAttention: "a function of x, such as lambda x: attention(x[None], x[None], x[None])[0]",
     eqx.nn.StatefulLayer: "sg.nn.Normalise(size), whose statistics are part of the carry",
     eqx.nn.Dropout: "sg.nn.Dropout(size, rate), whose mask is part of the carry, or eqx.nn.inference_mode(layer)",
 }

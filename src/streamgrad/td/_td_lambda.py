@@ -141,7 +141,7 @@ class TDLambda:
         """One step of the stream: x_t and the cumulant c_t that arrives with it. Consumes `st`."""
         st.refuse_consumed()
         now = _arrays(x, cumulant, gamma, lam, reset)
-        if is_traced(now) or not st.is_packed and is_traced(st.memory):
+        if is_traced(now) or (not st.is_packed and is_traced(st.memory)):
             # Under the user's own jit, the compiler's options are the user's.
             now = _as_jax(now)
             self._check(Form(st.memory), st.memory, *now)
