@@ -1,4 +1,4 @@
-"""A single step of TD(λ) from Python: few arrays, no look at the model, and a state that stays a pytree of its parts."""
+"""A single step of TD(λ) from Python: few arrays, and a state that stays a pytree of its parts."""
 
 import equinox as eqx
 import jax

@@ -1,5 +1,7 @@
 """streamgrad: recurrent networks that learn one time step at a time."""
 
+import importlib as _importlib
+
 from . import (
     algorithms as algorithms,
     cells as cells,
@@ -45,3 +47,16 @@ from .recurrent import Recurrent as Recurrent
 from .train import Kalman as Kalman
 
 __version__ = "0.1.0"
+
+#: Parts that take longer to import than a loop of learning needs: imported when they are asked for.
+_LATER = ("checkpoint", "data")
+
+
+def __getattr__(name: str):
+    if name in _LATER:
+        return _importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -1,4 +1,4 @@
-"""Axes that broadcasting adds in front, said aloud: `jax_numpy_rank_promotion="raise"` forbids it to add them itself."""
+"""Axes that broadcasting adds in front, said aloud: `jax_numpy_rank_promotion="raise"` forbids silent ones."""
 
 from __future__ import annotations
 

@@ -82,7 +82,9 @@ class KeRNL(Online):
         keep = 1 - jnp.clip(self._bound()[1], 0, 1)
         k = [jnp.zeros_like(keep) if d is None else d for d in step.drive[0]]
         now = weigh(core, k, list(step.inputs))
-        traces = tuple(in_rank(keep, b.ndim).astype(b.dtype) * b + i.astype(b.dtype) for b, i in zip(traces, now, strict=True))
+        traces = tuple(
+            in_rank(keep, b.ndim).astype(b.dtype) * b + i.astype(b.dtype) for b, i in zip(traces, now, strict=True)
+        )
         if self.learn:
             noise = jax.random.normal(fresh, omega.shape, omega.dtype)
             by_rate = keep * by_rate - omega  # dω/dγ

@@ -84,7 +84,7 @@ class Analysis:
             return Pattern(None, None, "asdex is not installed (pip install 'streamgrad[function]')")
         if self.traced:
             return Pattern(None, None, "an array in params is traced: build the cell outside of your own jit")
-        theta, rows, x = self.arguments
+        theta, rows, _ = self.arguments
         rule = custom_rule(jax.make_jaxpr(self.run)(*self.arguments).jaxpr)
         # argnums for every array: closing over concrete values would make zeros among them structural.
         try:
@@ -92,7 +92,9 @@ class Analysis:
                 found = _matrix(asdex.jacobian_sparsity(self.run, *self.arguments, argnums=(0, 1, 2)))
             elif self.modes.forward is None:
                 push = lambda *a: jax.jvp(self.run, a[:3], a[3:])[1]
-                found = _matrix(asdex.jacobian_sparsity(push, *self.arguments, *self.arguments, argnums=tuple(range(6))))
+                found = _matrix(
+                    asdex.jacobian_sparsity(push, *self.arguments, *self.arguments, argnums=tuple(range(6)))
+                )
                 found = found[:, sum(a.size for a in self.arguments) :]
             else:
                 pull = lambda *a: jnp.concatenate([c.ravel() for c in jax.vjp(self.run, *a[:3])[1](a[3])])

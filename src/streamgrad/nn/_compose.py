@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
-from ..cells import Cell
+from ._foreign import check_layer
 from ._unroll import is_stateful, split_resets, unroll
 
 
@@ -29,6 +29,8 @@ def grows(layer: Any) -> bool:
 class Sequential(eqx.Module):
     """Layers one after another: stateful ones (`sg.Recurrent`, `sg.RLS`, ...) and plain callables of x
     (`eqx.nn.Linear`, `jax.nn.gelu`, ...). The carry is the tuple of the layers' carries, () for plain ones.
+
+    Raises `TypeError` for a layer that asks for more than x: `eqx.nn.BatchNorm`, `Dropout`, `GRUCell`, ...
     """
 
     layers: tuple[Any, ...]
@@ -38,12 +40,7 @@ class Sequential(eqx.Module):
         if not self.layers:
             raise ValueError("Sequential needs at least one layer, got none.")
         for k, layer in enumerate(self.layers):
-            if isinstance(layer, Cell):
-                raise TypeError(
-                    f"Sequential: layer {k} is a cell: give it an algorithm, sg.Recurrent(cell, sg.SnAp(1))."
-                )
-            if not callable(layer):
-                raise TypeError(f"Sequential: layer {k} is not callable: {layer!r}.")
+            check_layer(f"Sequential: layer {k}", layer)
 
     def init(self, *, key: PRNGKeyArray) -> tuple[PyTree, ...]:
         """The carries before the first step."""
@@ -117,6 +114,8 @@ class Parallel(eqx.Module):
         self.layers = tuple(layers)
         if not self.layers:
             raise ValueError("Parallel needs at least one layer, got none.")
+        for k, layer in enumerate(self.layers):
+            check_layer(f"Parallel: layer {k}", layer)
 
     def init(self, *, key: PRNGKeyArray) -> tuple[PyTree, ...]:
         """The carries before the first step."""
@@ -147,6 +146,9 @@ class Residual(eqx.Module):
     """A layer around which a shortcut leads: y = x + layer(x). Its carry is the layer's."""
 
     layer: Any
+
+    def __check_init__(self):
+        check_layer("Residual: its layer", self.layer)
 
     def init(self, *, key: PRNGKeyArray) -> PyTree:
         """The layer's carry before the first step."""
