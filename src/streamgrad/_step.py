@@ -55,7 +55,7 @@ class Step:
         self.loss, self.update_every, self.delay = loss, update_every, delay
         self.streams, self.windowed, self.chunked = streams, windowed, chunked
         self.estimator = estimator
-        arrays, self.static = eqx.partition(model, eqx.is_array)
+        self.static = eqx.partition(model, eqx.is_array)[1]
         #: which arrays of the model the optimiser moves: not those that fit themselves
         self.trained = trained(model)
         #: and which of these algorithms learn by themselves, targets or not
@@ -129,6 +129,7 @@ class Step:
 
     def with_buffers(self, memory: Memory, x, target, prediction) -> Memory:
         """`memory` with the rings of a delay and the window of BPTT, whose shapes only a step tells."""
+
         def ring(tree, n, fill: Callable[[Any], float] = lambda dtype: 0.0):
             return jax.tree.map(lambda like: jnp.full((n, *like.shape), fill(like.dtype), like.dtype), tree)
 
