@@ -1,5 +1,7 @@
 """What no gradient trains, no optimiser moves; what one moves keeps its type."""
 
+import typing
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -35,7 +37,10 @@ def lru(algorithm):
 
 MODELS = {
     "frozen": (lambda: [lru(sg.Frozen()), sg.Readout(2, 1, key=KEY)], lambda m: core_of(m.layers[0].cell)),
-    "spatial": (lambda: [lru(sg.Spatial()), sg.Readout(2, 1, key=KEY)], lambda m: m.layers[0].cell.nu),
+    "spatial": (
+        lambda: [lru(sg.Spatial()), sg.Readout(2, 1, key=KEY)],
+        lambda m: (m.layers[0].cell.nu, m.layers[0].cell.theta),
+    ),
     "feedback": (
         lambda: [lru(sg.SnAp(1)), sg.Readout(2, 1, key=KEY, feedback="random")],
         lambda m: m.layers[1].feedback_weight,
@@ -116,7 +121,7 @@ class Plain(eqx.Module):
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 @pytest.mark.parametrize("make", [optax.sgd, optax.adam, sg.td.TDLambda], ids=["sgd", "adam", "TDLambda"])
 def test_a_parameter_keeps_its_type_under_a_rate_in_float64(dtype, make):
-    rate = np.logspace(-3, -2, 2)[0]
+    rate = np.logspace(-1, -2, 2)[0]
     assert rate.dtype == np.float64
     model = Plain(jnp.ones((1, 2), dtype))
     xs, ys = np.ones((4, 2)), np.full((4, 1), 3.0)
@@ -154,7 +159,7 @@ def test_complex_parameters_are_refused_by_name(make):
 @each_maker
 def test_optimisers_of_another_kind_are_refused_by_name(make):
     model = Plain(jnp.ones((1, 2)))
-    with pytest.raises(TypeError, match="lookahead .*parameters of its own kind"):
+    with pytest.raises(TypeError, match="lookahead, which wants parameters of its own kind"):
         make(model, optax.lookahead(optax.sgd(0.1), 5, 0.5))
     with pytest.raises(TypeError, match=r"optax.MultiSteps.*update_every"):
         make(model, optax.MultiSteps(optax.sgd(0.1), 4))
@@ -175,10 +180,10 @@ def test_optimisers_hear_of_the_loss():
     for every in (1, 3):
         taught = sg.Learner(model, plateau, loss=sg.losses.mse, update_every=every)
         st, _ = taught.run(taught.init(key=KEY), xs, ys)
-        plain, memory = model, plateau.init(model)
+        plain, memory = model, typing.cast(typing.Any, plateau.init(typing.cast(typing.Any, model)))
         for k in range(0, 12, every):
             both = [jax.value_and_grad(loss)(plain, *map(jnp.asarray, (xs[j], ys[j]))) for j in range(k, k + every)]
-            value, gradient = jax.tree.map(lambda *leaves: sum(leaves) / every, *both)
+            value, gradient = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *both)
             with jax.numpy_dtype_promotion("standard"):
                 updates, memory = plateau.update(gradient, memory, plain, value=value)
             plain = optax.apply_updates(plain, updates)

@@ -17,7 +17,20 @@ ROOT = PACKAGE.parent.parent
 
 # A module imports from its own layer and from those above it in this list.
 LAYERS = [
-    {"_compile", "_dependence", "_dtypes", "_loop", "_order", "_owned", "_packing", "_select", "_static", "structure", "wiring", "cells"},
+    {
+        "_compile",
+        "_dependence",
+        "_dtypes",
+        "_loop",
+        "_order",
+        "_owned",
+        "_packing",
+        "_select",
+        "_static",
+        "structure",
+        "wiring",
+        "cells",
+    },
     {"influence", "algorithms"},
     {"recurrent"},
     {

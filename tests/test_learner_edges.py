@@ -1,6 +1,7 @@
 """A learner used from outside: models that are served, states that are used again, learners side by side, trees."""
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,7 +18,7 @@ IN, UNITS, OUT = 2, 3, 2
 SNAP = sg.SnAp(n=1)
 
 
-def make_model(key=KEY, units=UNITS, cell=sg.cells.GRU, algorithm=SNAP):
+def make_model(key=KEY, units=UNITS, cell=sg.cells.GRU, algorithm: Any = SNAP):
     cell = cell(IN, units, key=key)
     return sg.nn.Sequential([sg.Recurrent(cell, algorithm), sg.Readout(cell.out_size, OUT, key=key)])
 
@@ -40,7 +41,9 @@ def assert_same(got, want):
 # Served models and states used again.
 
 
-@pytest.mark.parametrize("serve", [lambda taught, st: sg.inference(taught.model(st)), lambda taught, st: taught.model(st)])
+@pytest.mark.parametrize(
+    "serve", [lambda taught, st: sg.inference(taught.model(st)), lambda taught, st: taught.model(st)]
+)
 @pytest.mark.parametrize("units", [2, 40], ids=["small leaves", "large leaves"])
 def test_a_served_model_lives_on(units, serve):
     """A leaf of more than 256 entries is a buffer of its own, which the next step reuses."""
@@ -81,7 +84,7 @@ AGAIN = [("Learner", name) for name in USES] + [("TDLambda", name) for name in O
 
 @pytest.mark.parametrize(("kind", "name"), AGAIN)
 def test_a_state_used_again_says_what_to_do(kind, name):
-    taught = learner() if kind == "Learner" else td()
+    taught: Any = learner() if kind == "Learner" else td()
     xs, ys = stream()
     st = taught.init(key=KEY)
     taught.step(st, xs[0], ys[0])
@@ -183,7 +186,7 @@ def test_runs_of_many_lengths_share_a_program():
     assert outs.loss.shape == (20,)
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
-        lambda name, seconds, **_: compiled.append(seconds) if "backend_compile" in name else None
+        lambda event, duration_secs, **_: compiled.append(event) if "backend_compile" in event else None
     )
     try:
         for length in (40, 60):
@@ -228,7 +231,7 @@ def test_trees_are_the_arrays_they_hold(options):
     trees = {"a": xs[..., :1], "b": xs[..., 1]}, {"p": ys[..., :1], "q": ys[..., 1]}
     at = lambda k: jax.tree.map(lambda leaf: leaf[k], trees)
     st = taught.init(key=KEY, like=at(0))
-    st, out = taught.step(st, *at(0))
+    st, _ = taught.step(st, *at(0))
     rest = jax.tree.map(lambda leaf: leaf[1:], trees)
     st, outs = taught.run(st, *rest)
     other, want = plain.run(plain.init(key=KEY), xs, ys)

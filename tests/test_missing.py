@@ -63,7 +63,10 @@ LOSSES = {
     "sum": (lambda p, t: jnp.sum((p - t) ** 2), FLOATS),
     "mean": (lambda p, t: jnp.mean(jnp.abs(p - t)), FLOATS),
     "mean of mae": (lambda p, t: 2 * losses.mae(p, t), FLOATS),
-    "sum of binary cross-entropies": (lambda p, t: jnp.sum(optax.sigmoid_binary_cross_entropy(p, t)), BITS.astype(float)),
+    "sum of binary cross-entropies": (
+        lambda p, t: jnp.sum(optax.sigmoid_binary_cross_entropy(p, t)),
+        BITS.astype(float),
+    ),
     "mean of binary cross-entropies": (
         lambda p, t: jnp.mean(optax.sigmoid_binary_cross_entropy(p, t)),
         BITS.astype(float),

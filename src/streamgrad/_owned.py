@@ -20,8 +20,8 @@ def refuse_consumed(state: Any, call: str) -> None:
     """Raise `RuntimeError` where a state was given to a step before: say what to do instead."""
     if any(leaf.is_deleted() for leaf in jax.tree.leaves(state) if _is_concrete(leaf)):
         raise RuntimeError(
-            "This state was consumed: an earlier step, run or grow reused its memory, and its arrays are deleted. Go on "
-            f"with the state that the call returned, {call}; to keep one, copy it before: "
+            "This state was consumed: an earlier step, run or grow reused its memory, and its arrays are deleted. Go "
+            f"on with the state that the call returned, {call}; to keep one, copy it before: "
             "jax.tree.map(jnp.copy, st)."
         ) from None
 

@@ -41,18 +41,21 @@ def checked_optimiser(made: Any, model: Any, who: str) -> optax.GradientTransfor
     parameters = eqx.filter(model, trained(model))
     for path, leaf in jax.tree_util.tree_leaves_with_path(parameters):
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            name = jax.tree_util.keystr(path)
             raise TypeError(
-                f"Parameter {jax.tree_util.keystr(path)} is complex ({leaf.dtype}), and JAX's gradient is its conjugate, "
-                "so that an optimiser would climb: keep real and imaginary parts as two real leaves and join them in "
-                "the call, or wrap a layer that does not learn in sg.nn.Fixed."
+                f"Parameter {name} is complex ({leaf.dtype}), and JAX's gradient is its "
+                "conjugate, so that an optimiser would climb: keep real and imaginary parts as two real leaves and join "
+                "them in the call, or wrap a layer that does not learn in sg.nn.Fixed."
             )
     try:
+        if _name(made) == "lookahead":
+            raise TypeError("it keeps fast and slow ones, optax.LookaheadParams")
         with jax.numpy_dtype_promotion("standard"):
             jax.eval_shape(made.init, _shapes(parameters))
     except (AttributeError, TypeError, ValueError) as error:
         raise TypeError(
-            f"{who} cannot use the optimiser {_name(made)}: it refuses the parameters ({error}). It may want parameters "
-            "of its own kind, as optax.lookahead does: take one whose init takes any tree of arrays."
+            f"{who} cannot use the optimiser {_name(made)}, which wants parameters of its own kind ({error}): take one "
+            "whose init takes any tree of arrays."
         ) from error
     return made
 
@@ -65,12 +68,13 @@ def value_dtype(parameters: PyTree) -> Any:
 
 def check_update(optimiser: optax.GradientTransformation, parameters: PyTree, extra: dict[str, Any], who: str) -> None:
     """Raise `TypeError`, by name, for an optimiser whose update needs more than the driver knows."""
+
     def once(parameters, extra):
         return updated(optimiser, parameters, optimiser.init(parameters), parameters, **extra)
 
     try:
         jax.eval_shape(once, _shapes(parameters), _shapes(extra))
-    except TypeError as error:
+    except (AttributeError, TypeError, ValueError) as error:
         known = ", ".join(["the gradient", "the parameters", *(f"`{name}`" for name in extra)])
         raise TypeError(
             f"{who} cannot use the optimiser {_name(optimiser)}: {error}. An update is given {known}."
@@ -123,8 +127,8 @@ _CALLS |= {"custom_vjp_call": "call_jaxpr", "remat2": "jaxpr", "checkpoint": "ja
 
 
 def still(objective: Any, parameters: PyTree, *arguments: Any) -> PyTree[bool]:
-    """For every parameter whether the gradient of `objective(parameters, *arguments) -> (loss, aux)` is zero by the form
-    of the program: a buffer behind `stop_gradient`, a leaf that nothing reads. From shapes alone."""
+    """For every parameter whether the gradient of `objective(parameters, *arguments) -> (loss, aux)` is zero by the
+    form of the program: a buffer behind `stop_gradient`, a leaf that nothing reads. From shapes alone."""
     gradient = lambda parameters, *arguments: eqx.filter_grad(objective, has_aux=True)(parameters, *arguments)[0]
     closed = jax.make_jaxpr(gradient)(parameters, *arguments)
     zeros = zero_outputs(closed.jaxpr, [False] * len(closed.jaxpr.invars))

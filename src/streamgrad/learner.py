@@ -11,7 +11,6 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
 from . import _health as health
@@ -38,8 +37,8 @@ class Learner:
 
     - `model`: an Equinox module with `init(key=) -> carry` and `(carry, x) -> (carry, prediction)`.
     - `optimiser`: any Optax transformation (clipping, groups and schedules included), over the model's
-      inexact-array leaves, those of `sg.RLS` and `sg.nn.Fixed` excepted; or a function `model -> transformation`, asked
-      again when the model grows.
+      inexact-array leaves that a gradient trains (not those of `sg.RLS`, `sg.nn.Fixed`, `sg.Frozen`, nor what lies
+      behind `stop_gradient`); or a function `model -> transformation`, asked again when the model grows.
     - `loss(prediction, target) -> scalar`.
     - `update_every`: steps whose gradients are averaged for one update; with `BPTT` the differentiated window.
     - `delay`: targets come this many steps late: the target given at step t is that of x_{t-delay}. The
@@ -58,23 +57,24 @@ class Learner:
 
     Targets: a NaN is missing, entry by entry: it is neither scored nor learned from, the state still advances. An
     infinite one counts as missing, and of labels (`sg.losses.cross_entropy`) a negative one. A loss of your own that is
-    neither a sum nor a mean over entries learns from whole targets alone (see `sg.losses.entrywise`). A target that does
-    not come in its step never comes: late ones are what `delay` is for.
+    neither a sum nor a mean over entries learns from whole targets alone (see `sg.losses.entrywise`). A target that
+    does not come in its step never comes: late ones are what `delay` is for.
 
     A step whose loss or gradient is not finite updates nothing, for all streams, is counted in `st.skipped`, and
     the carry of the stream at fault is reset before the next step. At an episode's boundary under a delay, targets
     whose inputs lie before it are left out.
 
-    Raises `TypeError` for a model without the two methods; `ValueError` for BPTT with `update_every=1`, which
+    Raises `TypeError` for a model without the two methods or with complex parameters, and for an optimiser that wants
+    parameters of its own kind; `ValueError` for BPTT with `update_every=1`, which
     would silently be one-step truncation, and for inputs of the wrong shape, before anything is consumed.
     """
 
     def __init__(
         self,
         model: Any,
-        optimiser: optax.GradientTransformation | Callable[[Any], optax.GradientTransformation],
+        optimiser: Any,
         *,
-        loss: Callable[[Array, Array], Array],
+        loss: Callable[[Any, Any], Any],
         update_every: int = 1,
         delay: int = 0,
         streams: int | None = None,
@@ -338,7 +338,7 @@ class Learner:
     # One step.
 
     def _packed_step(self, st: LearnerState, x, target, reset=False, *, count=None):
-        """A run of one step. Its length is read off the state (a step's number has 64 bits, the last of them 0), so that
+        """A run of one step. Its length is read off the state (the last bit of the 64 that count steps is 0), so that
         the compiler takes it for a run like any other and rounds as there."""
         count = 1 + (st.memory.steps[1] >> 31).astype(jnp.int32) if count is None else count
         st, outs = self._packed_run(st, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (x, target, reset)), count)

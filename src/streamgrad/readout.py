@@ -20,7 +20,7 @@ class Readout(eqx.Module):
     The gradient of W and b is the ordinary one. What goes down to h is `feedback`:
 
     - `"symmetric"`: Wᵀ δ, plain backprop;
-    - `"random"`: F δ with F fixed (feedback alignment; F gets zero gradient: keep weight decay off it);
+    - `"random"`: F δ with F fixed (feedback alignment; no optimiser of a `Learner` moves F);
     - `"adaptive"`: F δ, where F receives the gradient of Wᵀ and so approaches it.
 
     The weights start as U(-b, b) with b = `scale` / √in; `scale=0` predicts 0 at first.

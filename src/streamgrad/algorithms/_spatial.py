@@ -52,8 +52,8 @@ class Spatial(Online):
 
 
 class Frozen(Online):
-    r"""A reservoir: the recurrence gets zero gradient, and only what lies above it learns. (An optimiser with
-    weight decay would still move its weights: leave them out of the decay.)
+    r"""A reservoir: the recurrence gets zero gradient, and only what lies above it learns. No optimiser of a `Learner`
+    moves its weights, by decay or noise either.
 
     The input still gets the derivative of this step, so that layers below a frozen one learn spatially.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -83,7 +82,7 @@ class TDLambda:
     def __init__(
         self,
         model: Any,
-        optimiser: optax.GradientTransformation | Callable[[Any], optax.GradientTransformation],
+        optimiser: Any,
         *,
         gamma: Any,
         lam: Any = 0.0,
