@@ -3,12 +3,12 @@
     python tests/fuzz_explain.py --models 2000 --out results/fuzz-explain
 
 A program is a model of a topology with cells, wirings and algorithms drawn at random; it is compiled once and run with
-several weights and inputs. A model is a program with weights. The online gradient is taken one step at a time; the true
-one by `jax.grad` of all steps, in which bare cells stand for the layers (`plain`), and nothing of the library is left that
-has a rule of its own. Every model is a line of `log.jsonl`; what is there already is not run again.
+several weights and inputs. A model is a program with weights. The online gradient is taken one step at a time; the
+true one by `jax.grad` of all steps, in which bare cells stand for the layers (`plain`), and nothing of the library is
+left that has a rule of its own. Every model is a line of `log.jsonl`; what is there already is not run again.
 
-Exact was said wrongly where a parameter's error, relative to its gradient, is above 1e-8; biased or unknown was said too
-timidly where all errors of the part are below.
+Exact was said wrongly where a parameter's error, relative to its gradient, is above 1e-8; biased or unknown was said
+too timidly where all errors of the part are below.
 """
 
 import argparse
@@ -134,7 +134,9 @@ def read(m, y):
 
 
 def where(carry, at, change):
-    return eqx.tree_at(at, carry, jax.tree.map(change, at(carry)), is_leaf=lambda node: isinstance(node, tuple) and not node)
+    return eqx.tree_at(
+        at, carry, jax.tree.map(change, at(carry)), is_leaf=lambda node: isinstance(node, tuple) and not node
+    )
 
 
 # Drawing.
@@ -407,8 +409,8 @@ def _(d):
             carry, y = one(m, carry, x)
             return carry, jax.lax.cond(flag, lambda y: read(m, y), lambda y: read(m, jnp.tanh(m.w * y)), y)
         if m.how == "experts":  # one takes the step, the other waits
-            take = lambda name, other: lambda c: (lambda new: ({name: new[0], other: c[other]}, new[1]))(
-                getattr(m, name)(c[name], x)
+            take = lambda name, other: (
+                lambda c: (lambda new: ({name: new[0], other: c[other]}, new[1]))(getattr(m, name)(c[name], x))
             )
             carry, y = jax.lax.cond(flag, take("a", "b"), take("b", "a"), carry)
             return carry, read(m, y)
@@ -568,7 +570,9 @@ def _(d):
         trace = {"state": new.trace, "apart": held(second, new.trace, old.trace)}.get(m.how)
         trace = held(first, new.trace, old.trace) if trace is None else trace
         if m.how == "entries":
-            state = jax.tree.map(lambda a, b: jnp.where(jnp.arange(a.size).reshape(a.shape) % 2 < first, a, b), new.state, old.state)
+            state = jax.tree.map(
+                lambda a, b: jnp.where(jnp.arange(a.size).reshape(a.shape) % 2 < first, a, b), new.state, old.state
+            )
         return {"a": sg.algorithms.Carry(state, trace)}, read(m, y)
 
     return net({"a": d.layer()}, step, how=d.pick("state", "trace", "apart", "entries"))
@@ -598,7 +602,9 @@ def _(d):
         carry, z = one(m, carry, {"same": -x, "first": y, "parameter": m.w * x}[m.how])
         return carry, read(m, y + z if m.both else z)
 
-    return net({"a": d.layer(), "w": d.vector()}, step, how=d.pick("same", "same", "first", "parameter"), both=d.chance())
+    return net(
+        {"a": d.layer(), "w": d.vector()}, step, how=d.pick("same", "same", "first", "parameter"), both=d.chance()
+    )
 
 
 @topology("functions between")
@@ -758,7 +764,16 @@ def table(lines) -> dict[str, dict[str, float]]:
 
 
 def printed(rows) -> str:
-    columns = ("models", "programs", "models_exact", "parts", "parts_exact", "wrong_exact", "too_timid", "too_timid_share")
+    columns = (
+        "models",
+        "programs",
+        "models_exact",
+        "parts",
+        "parts_exact",
+        "wrong_exact",
+        "too_timid",
+        "too_timid_share",
+    )
     lines = [f"{'topology':<24}" + "".join(f"{c.replace('_', ' '):>17}" for c in columns)]
     for name, row in rows.items():
         mark = " *" if name in DOCUMENTED else ""

@@ -102,6 +102,11 @@ def learned_start(m, key):
     return eqx.tree_at(lambda c: c.state, carry, carry.state + m.w)
 
 
+def loaded_trace(m, key):
+    carry = m.a.init(key=key)
+    return eqx.tree_at(lambda c: c.trace, carry, jax.tree.map(jnp.ones_like, carry.trace))
+
+
 def with_reset(m, carry, x):
     carry = held(x[0] > 0, m.a.init(key=KEYS[0]), carry)
     return m.a(carry, x)
@@ -152,7 +157,7 @@ def wholly_jitted(m, carry, x):
 
 
 def twice_a_step(m, carry, x):
-    carry, y = m.a(carry, x)
+    carry, _ = m.a(carry, x)
     return m.a(carry, -x)
 
 
@@ -283,6 +288,20 @@ def a_padded_population(m, carry, x):
     return carry, m.w * y.sum(0)
 
 
+def a_population_padded_by_cond(m, carry, x):
+    def one(a, carry, flag):
+        return jax.lax.cond(flag, lambda c: a(c, x), lambda c: (c, jnp.zeros(N)), carry)
+
+    carry, y = eqx.filter_vmap(one)(m.a, carry, x[:2] > 0)
+    return carry, y.sum(0)
+
+
+def trained_where_chosen(m, carry, x):
+    carry, y = m.a(carry, x)
+    which = (x[0] > 0).astype(int)
+    return carry, jnp.where(which == 1, y, jax.lax.stop_gradient(y))
+
+
 def a_population_that_talks(m, carry, x):
     carry, y = eqx.filter_vmap(lambda a, carry, x: a(carry, x))(m.a, carry, x + carry.state[::-1, 0])
     return carry, y.sum(0)
@@ -343,6 +362,7 @@ EXACT = {
     "a population": Model(a_population, **PEOPLE),
     "a mapped population": Model(a_mapped_population, **PEOPLE),
     "a padded population": Model(a_padded_population, **PEOPLE),
+    "a population padded by cond": Model(a_population_padded_by_cond, **PEOPLE),
     "one of two waits": Model(a_mixture, **BESIDE),
     "residual": Model(residual),
     "a readout chosen by cond": Model(conditional_readout),
@@ -358,11 +378,13 @@ OTHERWISE = {
     "held entry by entry": (Model(held_entry_by_entry), "biased", "carry of a, of which not all"),
     "held by other flags": (Model(held_by_other_flags), "biased", "carry of a, of which not all"),
     "the trace fades": (Model(trace_fades), "biased", "carry.trace"),
+    "the trace begins with something": (Model(plain, begin=loaded_trace), "biased", "empty trace"),
     "scaled in jit": (Model(jitted_scaling), "biased", "carry.state"),
     "reads its own first step": (Model(twice_with_input_of_the_first), "biased", "a, whose past"),
     "within while": (Model(while_loop), "unknown", "while"),
     "loop over what was fed back": (Model(loop_over_fed_back, begin=fed_back), "biased", "carry[1]"),
     "stop_gradient": (Model(stop_beside), "biased", "surrogate"),
+    "trained where chosen": (Model(trained_where_chosen), "biased", "surrogate"),
     "straight-through": (Model(straight_through), "biased", "surrogate"),
     "reversed gradient": (Model(reversal), "biased", "surrogate"),
     "a derivative of one's own": (Model(own_rule), "unknown", "squared"),

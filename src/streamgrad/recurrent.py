@@ -47,9 +47,9 @@ class Plan:
         else:
             return
         raise ValueError(
-            f"This layer's algorithm was planned for the {self.kind} that it was built with, but its cell is now {what}: "
-            "its gradient would be wrong. Build the layer anew, sg.Recurrent(cell, algorithm); only weights of the same "
-            "structure may be exchanged within it."
+            f"The algorithm of this layer was planned for the {self.kind} that it was built with, but its cell is now "
+            f"{what}: its gradient would be wrong. Build the layer anew, sg.Recurrent(cell, algorithm); only weights "
+            "of the same structure may be exchanged within it."
         )
 
     def extra(self, cell: Cell) -> int:

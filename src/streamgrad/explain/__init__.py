@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from .._memory import untrained
 from ..recurrent import Recurrent
 from ._marks import marked
-from ._paths import NOW, Cause, Layer, Paths, Plain, Ways
+from ._paths import NOW, Cause, Layer, Paths, Plain, Ways, join
 from ._program import Program
 from ._report import (
     Explanation as Explanation,
@@ -20,7 +20,7 @@ from ._report import (
     ParameterReport as ParameterReport,
     Verdict,
 )
-from ._rules import judge, surrogates
+from ._rules import judge, within
 
 
 def explain(model: Any, x: Any = None) -> Explanation:
@@ -52,13 +52,13 @@ def explain(model: Any, x: Any = None) -> Explanation:
     paths = [path or type(layer.cell).__name__ for path, layer in layers]
     traits = [layer.algorithm.traits(layer.cell.core()) for layer in alone]
     known = [Layer(path, trait.bias) for path, trait in zip(paths, traits, strict=True)]
-    found, names, owner = _ways(model, jax.tree.map(jnp.asarray, x), known)
+    found, names, owner = _ways(model, jax.tree.map(jnp.asarray, x), known, alone)
     causes = lambda wanted: [way for way, leaves in found.items() if way != NOW and leaves & wanted]
     reports = []
     for k, layer in enumerate(alone):
         own = sum(1 << bit for bit, number in enumerate(owner) if number == k)
         theirs = [cause for cause in causes(own) if cause.kind != "algorithm" or cause.label != paths[k]]
-        reports.append(_report(paths[k], layer, traits[k], theirs))
+        reports.append(_report(paths[k], paths, layer, traits[k], theirs))
     outside = [
         ParameterReport(name, _worst(spoiled), _reason(spoiled), _labels(spoiled))
         for bit, (name, number) in enumerate(zip(names, owner, strict=True))
@@ -89,7 +89,7 @@ def _alone(layer: Recurrent) -> Recurrent:
     return alone
 
 
-def _ways(model, x, known: list[Layer]) -> tuple[Ways, list[str], list[int | None]]:
+def _ways(model, x, known: list[Layer], alone: list[Recurrent]) -> tuple[Ways, list[str], list[int | None]]:
     """By which ways the prediction depends on which trained leaves; their names, and the layer that each is of."""
     windowed = any(layer.algorithm.credit == "carry" for _, layer in _layers(model))
     steps, tags = marked(model)
@@ -119,7 +119,7 @@ def _ways(model, x, known: list[Layer]) -> tuple[Ways, list[str], list[int | Non
     a, b = len(leaves), len(leaves) + len(old)
     carried = program.inputs[a:b]
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(arrays)]
-    found = Paths(
+    paths = Paths(
         program,
         leaves=first(program),
         xs=program.inputs[b:],
@@ -130,10 +130,13 @@ def _ways(model, x, known: list[Layer]) -> tuple[Ways, list[str], list[int | Non
         layers=dict(zip(tags, known, strict=True)),
         windowed=windowed,
         judge=judge,
-    ).at(program.outputs[len(old) :])
+    )
+    fresh = [jax.tree.leaves(layer.init(key=jax.random.key(0)).trace) for layer in alone]
+    begun = paths.begun(dict(zip(carried, old, strict=True)), dict(zip(tags, fresh, strict=True)))
+    found = join(paths.at(program.outputs[len(old) :]), begun)
     if program.mutable:
         hidden = Cause("mutable", "mutable arrays", "arrays that the model changes in place", "unknown")
-        found = found | {hidden: (1 << sum(trained)) - 1}
+        found = join(found, {hidden: (1 << sum(trained)) - 1})
     told, owner = _of_layers(model)
     keep = lambda values: [value for value, own in zip(values, trained, strict=True) if own]
     return found, keep(told), keep(owner)
@@ -150,20 +153,18 @@ def _of_layers(model) -> tuple[list[str], list[int | None]]:
     return names, owner
 
 
-def _report(path, layer, traits, causes) -> LayerReport:
+def _report(path, paths, layer, traits, causes) -> LayerReport:
     gradient, reason = traits.bias, traits.reason
     core, state = layer.cell.core(), layer.cell.init_state()
-    step = lambda core, state, x: core(state, x)
     smooth, still = eqx.partition(core, eqx.is_inexact_array)
-    within = surrogates(lambda p, s, x: step(eqx.combine(p, still), s, x), smooth, state, jnp.zeros(layer.cell.in_size))
-    if within is not None:
-        text = f"{within} within the cell itself (a surrogate: not the true derivative)"
-        causes = [Cause("cell", path, text), *causes]
+    step = lambda smooth, state, x: eqx.combine(smooth, still)(state, x)
+    inner = within(path, step, smooth, state, jnp.zeros(layer.cell.in_size))
+    causes = causes if inner is None else [inner, *causes]
     spoiled = _worst(causes)
     if gradient != "biased" and spoiled != "exact":
         reason = f"the algorithm is {gradient} ({reason}), but {_reason(causes)}"
         gradient = spoiled
-        if any(cause.kind == "carried" for cause in causes):
+        if any(cause.kind == "carried" and cause.label in paths for cause in causes):
             reason += "; one sg.cells.Chain of the cells learns them jointly"
     elif gradient == "exact":
         reason += "; its output reaches no carried state whose past gets no gradient"
@@ -189,14 +190,16 @@ def _reason(causes) -> str:
     """The paths in words."""
     if not causes:
         return "every path to the prediction is accounted for"
-    return "its gradient goes through " + "; and through ".join(sorted(cause.text for cause in causes))
+    carried = " and ".join(sorted(cause.label for cause in causes if cause.kind == "carried"))
+    lost = [f"{carried}, whose past gets no gradient"] if carried else []
+    others = sorted(cause.text for cause in causes if cause.kind != "carried")
+    return "its gradient goes through " + "; and through ".join([*lost, *others])
 
 
 def _labels(causes) -> tuple[str, ...]:
     """Where the paths are lost: the carried values, and what else there is when there are none."""
     carried = [cause for cause in causes if cause.kind == "carried"]
     return tuple(dict.fromkeys(cause.label for cause in carried or causes))
-
 
 
 def _cell_text(cell) -> str:
@@ -211,5 +214,3 @@ def _algorithm_text(algorithm) -> str:
     given = {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm) if field.repr}
     numbers = ", ".join(f"{name}={value}" for name, value in given.items() if isinstance(value, int | float))
     return type(algorithm).__name__ + (f"({numbers})" if numbers else "")
-
-

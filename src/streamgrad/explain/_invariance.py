@@ -1,7 +1,8 @@
-"""Is a `stop_gradient` no matter, as that within a softmax? Then what comes of it does not depend on the stopped value.
+"""Is a `stop_gradient` no matter, as that within a softmax? Then nothing that is shown depends on the stopped value.
 
-log Σ exp x is computed as m + log Σ exp(x - m) with m = max x stopped: the true derivative by m is zero. Followed here is
-how each value moves when the stopped one moves by δ: not at all, by c δ (a shift), or by a factor exp(k δ) (a scale)."""
+log Σ exp x is computed as m + log Σ exp(x - m) with m = max x stopped: the true derivative by m is zero. Followed here
+is how a value moves when the stopped one moves by δ: not at all, by c δ (a shift), or by a factor exp(k δ) (a scale).
+"""
 
 from __future__ import annotations
 

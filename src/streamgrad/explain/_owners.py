@@ -25,13 +25,6 @@ class Group(NamedTuple):
     states: int
 
 
-def bare(node: Node) -> Node:
-    """The value without marks and without `stop_gradient`: a step stops the gradient of its carry itself."""
-    while node.kind == "stop" or (node.kind == "mark" and node.data[0].part in ("state", "trace")):
-        node = node.inputs[0]
-    return node
-
-
 class Owners:
     """The `groups` of a program with their signatures, and the calls whose carry is such a group (`proper`).
 
@@ -48,6 +41,14 @@ class Owners:
         while self._drop():
             pass
 
+    def bare(self, node: Node) -> Node:
+        """The value without marks and without `stop_gradient`: a step stops the gradient of its carry itself."""
+        while True:
+            node = self.program.bare(node)
+            if node.kind != "stop" and not (node.kind == "mark" and node.data[0].part in ("state", "trace")):
+                return node
+            node = node.inputs[0]
+
     def slot(self, node: Node) -> Node | None:
         """The carried value that a node is, or is a row of."""
         if node in self.new:
@@ -57,15 +58,15 @@ class Owners:
     def carry(self, call: Call) -> Group:
         """What a step starts from."""
         states, trace = call.part("state"), call.part("trace")
-        return Group(tuple(map(bare, (*states, *trace))), len(states))
+        return Group(tuple(map(self.bare, (*states, *trace))), len(states))
 
     def next(self, group: Group) -> Group:
         """What a group becomes."""
 
         def one(node):
             if node in self.new:
-                return bare(self.new[node])
-            return bare(self.program.index(bare(self.new[node.inputs[0]]), node.data))
+                return self.bare(self.new[node])
+            return self.bare(self.program.index(self.bare(self.new[node.inputs[0]]), node.data))
 
         return Group(tuple(map(one, group.values)), group.states)
 
@@ -80,7 +81,9 @@ class Owners:
         return [node for node in dict.fromkeys(wrong) if node is not None]
 
     def _signature(self, call: Call) -> Signature:
-        return Signature(call.tag, tuple(node.inputs[0] for node in call.part("parameters")), call.batch)
+        return Signature(
+            call.tag, tuple(self.program.bare(node.inputs[0]) for node in call.part("parameters")), call.batch
+        )
 
     def _discover(self):
         waiting = [(base, self.signatures[id(call)]) for call in self.calls for base in self._bases(self.carry(call))]
@@ -144,7 +147,7 @@ class Owners:
         if not all(alike):
             return None
         cases = zip(*(node.inputs[1:] for node in group.values), strict=True)
-        return first.data, [Group(tuple(map(bare, case)), group.states) for case in cases]
+        return first.data, [Group(tuple(map(self.bare, case)), group.states) for case in cases]
 
     def _fresh(self, group: Group) -> str | None:
         """The layer whose empty trace this is, around whatever state."""
@@ -155,7 +158,7 @@ class Owners:
         return marks[0][0].tag if len(begun) == 1 and whole else None
 
     def _kept(self, node: Node, place: int, base: Group, tag: str) -> bool:
-        node = bare(node)
+        node = self.bare(node)
         if node.kind == "select":
             return all(self._kept(case, place, base, tag) for case in node.inputs[1:])
         if node.kind != "mark":

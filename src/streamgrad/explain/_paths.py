@@ -1,9 +1,9 @@
 """Where the derivative of each trained leaf goes within a step and from step to step, and where it is lost.
 
 Every value has, for each trained leaf that it depends on, the ways in which it does: `NOW`, by a derivative of the
-present step that `jax.grad` of the step sees whole, or by a `Cause`, a path whose credit is not, or not surely, the true
-one. A layer's own step turns what arrives at its weights into credit for all of the past; this is the only way in which
-the past counts. Nothing else that was carried has a gradient (unless a window of steps is differentiated)."""
+present step that `jax.grad` of the step sees whole, or by a `Cause`, a path whose credit is not, or not surely, the
+true one. A layer's own step turns what arrives at its weights into credit for all of the past; this is the only way in
+which the past counts. Nothing else that was carried has a gradient, unless a window of steps is differentiated."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import jax.numpy as jnp
+
 from ._invariance import is_no_matter
-from ._owners import Group, Owners, Signature, bare
+from ._owners import Group, Owners, Signature
 from ._program import Call, Loop, Node, Program, Rule
 
 NOW = "now"
@@ -85,6 +87,8 @@ class Plain:
             if (key := (id(loop), node.inputs)) not in loops:
                 loops[key] = self._loop(loop, [ways[own] for own in node.inputs[loop.skip :]])
             return loops[key][k]
+        if node in program.guarded:
+            return ways[program.guarded[node]]
         inputs = node.inputs[1:] if node.kind == "select" else node.inputs
         total = join(*(ways[own] for own in inputs))
         if NOW not in total or node.kind not in ("stop", "rule", "closed"):
@@ -114,7 +118,8 @@ class Plain:
 class Paths(Plain):
     """The ways of one step of a model, at rest from step to step: `at(nodes)`.
 
-    - `leaves`, `xs`: the inputs that are trained, and those that come from outside; `old`, `new`: the carry before and after; `names` of its parts;
+    - `leaves`, `xs`: the inputs that are trained, and those that come from outside;
+    - `old`, `new`: the carry before and after; `names` of its parts;
     - `start`: the ways of the carry before the first step;
     - `layers`: by tag; `windowed`: whether a window of steps is differentiated, so that the carry passes credit on.
     """
@@ -149,6 +154,19 @@ class Paths(Plain):
         """By which ways these values depend on which leaves."""
         return join(*(self._ways[node] for node in nodes))
 
+    def begun(self, values: dict[Node, Any], fresh: dict[str, list[Any]]) -> Ways:
+        """What is spoiled by traces that do not begin empty: `values` before the first step, `fresh` by tag."""
+        loaded = lambda value: jnp.issubdtype(value.dtype, jnp.inexact) and bool(jnp.any(value != 0))
+        found = []
+        for group, signature in self.owners.groups.items():
+            for node, empty in zip(group.values[group.states :], fresh[signature.tag], strict=True):
+                slot = self.owners.slot(node)
+                if slot is not None and loaded(values[slot]) and not loaded(empty):
+                    label = f"carry{self.names[slot]}"
+                    text = f"{label}, which does not begin as an empty trace"
+                    found.append({Cause("altered", label, text): self._own[signature]})
+        return join(*found)
+
     # From step to step.
 
     def _turn(self) -> bool:
@@ -179,14 +197,14 @@ class Paths(Plain):
     def _lost(self, way, slot: Node):
         if way == NOW and self.windowed:
             return NOW
-        if way == NOW or way.kind in _OF_THE_STEP and not self.windowed:
+        if way == NOW or (way.kind in _OF_THE_STEP and not self.windowed):
             return _carried(self._label(slot))
         return way
 
     def _unaccounted(self, node: Node) -> Ways:
         """The ways of a value of a layer's carry, without those that the layer's own trace accounts for."""
         if node.kind == "select":
-            return join(*(self._unaccounted(bare(case)) for case in node.inputs[1:]))
+            return join(*(self._unaccounted(self.owners.bare(case)) for case in node.inputs[1:]))
         if (slot := self.owners.slot(node)) is not None:
             return self._past.get(slot, {})
         return self._rest.get(node, self._ways[node])
@@ -206,7 +224,8 @@ class Paths(Plain):
         moving = {*self.xs, *(slot for slot in self.owners.new if slot not in fixed)}
         varies: dict[Node, bool] = {}
         for node in self.program.nodes:
-            varies[node] = node in moving or any(varies[own] for own in node.inputs)
+            inputs = [self.program.guarded[node]] if node in self.program.guarded else node.inputs
+            varies[node] = node in moving or any(varies[own] for own in inputs)
         return varies
 
     # Within a step.
@@ -266,7 +285,9 @@ class Paths(Plain):
         if not names:
             text = f"the carry of {layer.path}, of which not all is handed on together"
             return [Cause("altered", layer.path, text)]
-        return [Cause("altered", name, f"{name}, which is not what the step of {layer.path} left there") for name in names]
+        return [
+            Cause("altered", name, f"{name}, which is not what the step of {layer.path} left there") for name in names
+        ]
 
     def _by_algorithm(self, layer: Layer, own: int) -> Ways:
         if layer.bias == "exact":
@@ -283,4 +304,3 @@ class Paths(Plain):
 
 def _carried(label: str) -> Cause:
     return Cause("carried", label, f"{label}, whose past gets no gradient")
-

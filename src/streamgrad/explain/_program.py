@@ -92,6 +92,7 @@ class Program:
         jaxpr = closed.jaxpr
         self.inputs = [self._new("input", (), k, var.aval) for k, var in enumerate(jaxpr.invars)]
         self.outputs = self._read(jaxpr, closed.consts, self.inputs)
+        self.guarded = guarded(self.nodes, self.outputs)
 
     # Nodes.
 
@@ -206,6 +207,12 @@ class Program:
         call.ranks[mark.part, mark.leaf] = mark.rank
         return made
 
+    def bare(self, node: Node) -> Node:
+        """The value that a guarded one stands for."""
+        while node in self.guarded:
+            node = self.guarded[node]
+        return node
+
     def call(self, node: Node) -> Call:
         """The call that a marked node belongs to."""
         mark, scope = node.data
@@ -225,6 +232,34 @@ class Program:
             for column in zip(*(rows[k] for k in turns), strict=True)
         ]
         return [*carry, *stacked]
+
+
+def guarded(nodes: list[Node], outputs: list[Node]) -> dict[Node, Node]:
+    """What vmap makes of a value that a branch of a cond reads: the value where that branch is taken, and elsewhere
+    itself without gradient. It is the value as long as all that comes of it is chosen where the branch is taken."""
+    found = {}
+    for node in nodes:
+        if node.kind != "select" or node.inputs[0].kind != "op" or node.inputs[0].data[0] != "eq":
+            continue
+        stopped, value = node.inputs[1], node.inputs[-1]
+        if len(node.inputs) == 3 and stopped.kind == "stop" and stopped.inputs[0] is value:
+            chosen, branch = node.inputs[0].inputs
+            if branch.kind == "constant" and _only_by(node, nodes, outputs, chosen, branch):
+                found[node] = value
+    return found
+
+
+def _only_by(node: Node, nodes: list[Node], outputs: list[Node], chosen: Node, branch: Node) -> bool:
+    """Whether all that comes of a node is chosen by `chosen` being `branch`."""
+    k = int(np.frombuffer(branch.data[2], branch.data[0])[0])
+    reached = {node}
+    for later in nodes[node.index + 1 :]:
+        inputs = later.inputs
+        if later.kind == "select" and inputs[0] is chosen and 0 <= k < len(inputs) - 1:
+            inputs = tuple(own for place, own in enumerate(inputs) if place != 1 + k)
+        if any(own in reached for own in inputs):
+            reached.add(later)
+    return not any(out in reached for out in outputs)
 
 
 def _opened(inner) -> tuple[jex.Jaxpr, Any]:

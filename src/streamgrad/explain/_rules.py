@@ -1,4 +1,4 @@
-"""Is a derivative that was written by hand the true one? Tried at random points, and where points prove nothing, unknown."""
+"""Is a derivative that was written by hand the true one? Tried at random points; where these prove nothing, unknown."""
 
 from __future__ import annotations
 
@@ -33,16 +33,20 @@ def judge(rule: Rule) -> Cause | None:
     return Cause("rule", name, f"the custom derivative of {name}, which nothing here proves", "unknown")
 
 
-def surrogates(function, *arguments) -> str | None:
-    """Why the derivative of a function of pytrees, as `jax.grad` takes it, is not the true one; None if it is."""
+def within(path: str, function, *arguments) -> Cause | None:
+    """What is not plain differentiation in a cell's own step, a function of pytrees; None if that does no harm."""
     leaves, treedef = jax.tree.flatten(arguments)
     flat = lambda *leaves: jax.tree.leaves(function(*jax.tree.unflatten(treedef, leaves)))
     closed = jax.make_jaxpr(flat)(*leaves)
-    found = list(dict.fromkeys(_named(closed.jaxpr)))
+    found = " and ".join(dict.fromkeys(_named(closed.jaxpr)))
     if not found:
         return None
-    raw = lambda *args: _raw(closed.jaxpr, closed.consts, args)
-    return None if _agree(flat, raw, closed.in_avals, True) else ", ".join(found)
+    same = _agree(flat, lambda *args: _raw(closed.jaxpr, closed.consts, args), closed.in_avals, True)
+    if same:
+        return None
+    if same is False:
+        return Cause("cell", path, f"{found} within its cell (a surrogate: not the true derivative)")
+    return Cause("cell", path, f"{found} within its cell, which nothing here proves", "unknown")
 
 
 def _named(jaxpr: jex.Jaxpr):
@@ -94,22 +98,14 @@ def _raw(jaxpr: jex.Jaxpr, consts: Any, args: Any) -> list[Any]:
 
 def _agree(function, raw, avals, forward: bool) -> bool | None:
     """Whether the derivatives of two functions of equal values agree at random points; None when none can be had."""
-    rng = np.random.default_rng(0)
-    smooth = [bool(jnp.issubdtype(aval.dtype, jnp.inexact)) for aval in avals]
-    draw = lambda aval, scale: jnp.asarray(scale * rng.normal(size=aval.shape), aval.dtype)
-    told = False
+    rng, told = np.random.default_rng(0), False
     for scale in _SCALES:
+        seed = int(rng.integers(2**31))
         try:
-            point = [draw(aval, scale) if s else jnp.ones(aval.shape, aval.dtype) for aval, s in zip(avals, smooth)]
-            only = lambda f: lambda *moving: f(*_placed(moving, point, smooth))
-            moving = [value for value, s in zip(point, smooth) if s]
-            along = [draw(value, 1 / scale) for value in moving]
-            seed = rng.integers(2**31)
-            got, want = (_derivative(only(f), moving, along, forward, seed) for f in (function, raw))
+            got, want = (_derivatives(f, avals, scale, forward, seed) for f in (function, raw))
         except Exception:  # whatever a foreign rule cannot do at a random point
             return None
         for a, b in zip(got, want, strict=True):
-            a, b = np.asarray(a), np.asarray(b)
             given = np.isfinite(a) & np.isfinite(b)
             told = told or bool(given.any())
             size = np.abs(b[given]).max(initial=0) + 1e-3 / scale
@@ -118,22 +114,27 @@ def _agree(function, raw, avals, forward: bool) -> bool | None:
     return True if told else None
 
 
+def _derivatives(function, avals, scale: float, forward: bool, seed: int) -> list[np.ndarray]:
+    """The derivative along a random direction (forward), or along random cotangents small and large."""
+    rng = np.random.default_rng(seed)
+    smooth = [_is_smooth(aval) for aval in avals]
+    draw = lambda aval, size: jnp.asarray(size * rng.normal(size=aval.shape), aval.dtype)
+    point = [draw(aval, scale) if s else jnp.ones(aval.shape, aval.dtype) for aval, s in zip(avals, smooth)]
+    moving = [value for value, s in zip(point, smooth) if s]
+    run = lambda *moving: function(*_placed(moving, point, smooth))
+    if forward:
+        tangents = jax.jvp(run, tuple(moving), tuple(draw(value, 1 / scale) for value in moving))[1]
+        return [np.asarray(leaf) for leaf in tangents if leaf.dtype != jax.dtypes.float0]
+    out, pull = jax.vjp(run, *moving)
+    none = lambda leaf: np.zeros(leaf.shape, jax.dtypes.float0)
+    cotangents = lambda size: [draw(leaf, size) if _is_smooth(leaf) else none(leaf) for leaf in out]
+    return [np.asarray(leaf) / size for size in (1e-3, 1.0, 1e4) for leaf in pull(cotangents(size))]
+
+
+def _is_smooth(aval) -> bool:
+    return bool(jnp.issubdtype(aval.dtype, jnp.inexact))
+
+
 def _placed(moving, point, smooth):
     own = iter(moving)
     return [next(own) if s else value for value, s in zip(point, smooth)]
-
-
-def _derivative(function, moving, along, forward: bool, seed) -> list[Any]:
-    if forward:
-        tangents = jax.jvp(function, tuple(moving), tuple(along))[1]
-        return [leaf for leaf in tangents if leaf.dtype != jax.dtypes.float0]
-    out, pull = jax.vjp(function, *moving)
-    rng = np.random.default_rng(seed)
-
-    def cotangent(leaf, scale):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return np.zeros(leaf.shape, jax.dtypes.float0)
-        return jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype)
-
-    scales = (1e-3, 1.0, 1e4)
-    return [leaf / scale for scale in scales for leaf in pull([cotangent(leaf, scale) for leaf in out])]
