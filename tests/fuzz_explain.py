@@ -25,7 +25,7 @@ import numpy as np
 
 import streamgrad as sg
 
-STEPS, SIZE, TOLERANCE = 8, 3, 1e-8
+STEPS, SIZE, TOLERANCE = 10, 3, 1e-8
 KEY = jax.random.key(0)
 #: Where `explain` should not be too timid.
 DOCUMENTED = ("single", "stack", "parallel", "residual", "shared", "skip", "padding by where", "padding by cond")
@@ -482,10 +482,15 @@ def _(d):
             new, y = a(c, x)
             return (held(x[0] > 0, new, c), jnp.where(x[0] > 0, y, 0)) if m.how == "padded" else (new, y)
 
-        own, ys = eqx.filter_vmap(member)(m.a, own, xs)
+        def branch(a, c, x):
+            return jax.lax.cond(x[0] > 0, lambda c: a(c, x), lambda c: (c, jnp.zeros(SIZE)), c)
+
+        own, ys = eqx.filter_vmap(branch if m.how == "by cond" else member)(m.a, own, xs)
         return {"a": own}, read(m, jnp.tanh(ys).sum(0) if m.bent else ys.ravel())
 
-    return net({"a": _stacked(d)}, step, _population, how=d.pick("apart", "padded", "talks"), bent=d.chance())
+    return net(
+        {"a": _stacked(d)}, step, _population, how=d.pick("apart", "padded", "by cond", "talks"), bent=d.chance()
+    )
 
 
 @topology("hypernet")
@@ -537,7 +542,7 @@ def _(d):
 @topology("padding by where")
 def _(d):
     def step(m, carry, x):
-        flag = (x > 0).any() if m.flag == "any" else x[0] > 0
+        flag = (x > 0).any() if m.flag == "any" else x[0] > -0.5
         new, y = one(m, carry, x)
         if m.deep:
             new, y = one(m, new, y, "b")
@@ -555,7 +560,7 @@ def _(d):
             carry, y = one(m, carry, x)
             return carry, read(m, y)
 
-        return jax.lax.cond(x[0] > 0, take, lambda carry: (carry, jnp.zeros(SIZE)), carry)
+        return jax.lax.cond(x[0] > -0.5, take, lambda carry: (carry, jnp.zeros(SIZE)), carry)
 
     return net({"a": d.layer()}, step)
 
@@ -745,20 +750,26 @@ def _relative(got, want):
 
 
 def table(lines) -> dict[str, dict[str, float]]:
-    """By topology: models and programs; parts (layers, and parameters outside of them) that were called exact, of these
-    wrongly; parts that were not although they are, and their share of all that are."""
+    """By topology: models; parts (layers, and parameters outside of them) that were called exact, of these wrongly;
+    parts that were not although they are, and the share of models that have one; programs, and those of which a part
+    was never called exact although it is with all weights (a verdict holds for all weights and inputs)."""
     rows = collections.defaultdict(lambda: collections.Counter())
-    programs = collections.defaultdict(set)
+    programs = collections.defaultdict(lambda: collections.defaultdict(list))
     for line in lines:
         row = rows[line["topology"]]
-        programs[line["topology"]].add(line["program"])
+        programs[line["topology"]][line["program"]].append(set(line["timid"]))
         told = [v for v, error in line["parts"].values() if error is not None]
         row.update(
             models=1, models_exact=line["exact"], parts=len(told), parts_exact=told.count("exact"),
             wrong_exact=len(line["wrong"]), too_timid=len(line["timid"]), models_too_timid=bool(line["timid"]),
         )  # fmt: skip
     return {
-        name: {"programs": len(programs[name]), **row, "too_timid_share": row["models_too_timid"] / row["models"]}
+        name: {
+            **row,
+            "too_timid_share": row["models_too_timid"] / row["models"],
+            "programs": len(programs[name]),
+            "programs_too_timid": sum(bool(set.intersection(*each)) for each in programs[name].values()),
+        }
         for name, row in sorted(rows.items())
     }
 
@@ -774,11 +785,11 @@ def printed(rows) -> str:
         "too_timid",
         "too_timid_share",
     )
-    lines = [f"{'topology':<24}" + "".join(f"{c.replace('_', ' '):>17}" for c in columns)]
+    lines = [f"{'topology':<24}" + "".join(f"{c.replace('_', ' '):>20}" for c in columns)]
     for name, row in rows.items():
         mark = " *" if name in DOCUMENTED else ""
         cells = [f"{row[c]:.1%}" if c == "too_timid_share" else f"{row[c]:,}" for c in columns]
-        lines.append(f"{name + mark:<24}" + "".join(f"{cell:>17}" for cell in cells))
+        lines.append(f"{name + mark:<24}" + "".join(f"{cell:>20}" for cell in cells))
     return "\n".join(lines)
 
 
