@@ -417,6 +417,27 @@ def test_a_learned_start_gets_no_gradient():
         assert w.path == "w" and w.gradient == "biased" and w.feeds
 
 
+class LearnedStart(sg.cells.GRU):
+    h0: jax.Array
+
+    def __init__(self, *sizes, key):
+        super().__init__(*sizes, key=key)
+        self.h0 = jnp.ones((1, N))
+
+    def init_state(self):
+        return self.h0
+
+
+def test_a_learned_init_state_gets_no_gradient():
+    report = sg.explain(layer(kind=LearnedStart)).layers[0]
+    assert report.gradient == "biased" and "initial value of carry.state" in report.reason
+
+
+def test_a_layer_that_the_model_makes_itself_is_not_called_exact():
+    report = sg.explain(Model(lambda m, carry, x: sg.Recurrent(m.a.cell, sg.RTRL())(carry, x)), jnp.ones(N)).layers[0]
+    assert report.gradient == "unknown" and "makes itself" in report.reason
+
+
 def test_what_lies_below_a_layer_is_biased():
     (w,) = sg.explain(Model(scale_below), jnp.ones(N)).parameters
     assert w.gradient == "biased" and w.feeds == ("a",)
