@@ -14,6 +14,58 @@ from .algorithms._modes import check_modes
 from .cells import Cell
 
 
+class Plan:
+    """What an algorithm was bound to: a cell's kind, wiring and sizes, whatever its weights and their dtype.
+
+    `binding`: whether the algorithm made anything of it; one that did not fits every cell."""
+
+    __slots__ = ("binding", "kind", "shapes", "structure")
+
+    def __init__(self, cell: Cell, *, binding: bool = True):
+        self.binding, self.kind, self.shapes = binding, type(cell).__name__, _sizes(cell)
+        self.structure = jax.tree.structure(cell.core())
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, Plan) and all(getattr(self, k) == getattr(other, k) for k in self.__slots__)
+
+    def __hash__(self) -> int:
+        return hash((self.kind, tuple(self.shapes.items())))
+
+    def check(self, cell: Cell) -> None:
+        """Refuse, with `ValueError`, a cell of another kind, wiring or size than the one that was planned for."""
+        if not self.binding:
+            return
+        kind, shapes = type(cell).__name__, _sizes(cell)
+        if kind != self.kind:
+            what = f"a {kind}"
+        elif shapes != self.shapes:
+            name = next(k for k in self.shapes | shapes if self.shapes.get(k) != shapes.get(k))
+            what = f"a {kind} with {name} of shape {shapes.get(name)}, planned was {self.shapes.get(name)}"
+        elif jax.tree.structure(cell.core()) != self.structure:
+            what = f"a {kind} of other wiring or options"
+        else:
+            return
+        raise ValueError(
+            f"The algorithm of this layer was planned for the {self.kind} that it was built with, but its cell is now "
+            f"{what}: its gradient would be wrong. Build the layer anew, sg.Recurrent(cell, algorithm); only weights "
+            "of the same structure may be exchanged within it."
+        )
+
+    def extra(self, cell: Cell) -> int:
+        """How many more axes each array of a cell has than was planned for: those over which layers are stacked."""
+        more = {len(shape) - len(self.shapes.get(name, shape)) for name, shape in _sizes(cell).items()}
+        stacked = more.pop() if len(more) == 1 else 0
+        same = all(shape[stacked:] == self.shapes.get(name) for name, shape in _sizes(cell).items())
+        return stacked if stacked > 0 and same else 0
+
+
+def _sizes(cell: Cell) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(cell, eqx.is_array))
+    return {jax.tree_util.keystr(path).lstrip("."): leaf.shape for path, leaf in leaves}
+
+
 class Recurrent(eqx.Module):
     r"""A cell that learns online: one step at a time, by ordinary `jax.grad` of this step's loss.
 
@@ -28,11 +80,12 @@ class Recurrent(eqx.Module):
     Unbatched; for a batch of streams `jax.vmap(layer)`, with a carry for each stream.
 
     Raises `TypeError` or `ValueError` when built with an algorithm that does not fit the cell, or called with
-    an input or a carry of the wrong shape.
+    an input or a carry of the wrong shape; `ValueError` when the cell was exchanged for one of another structure.
     """
 
     cell: Cell
     algorithm: Algorithm
+    plan: Plan = eqx.field(static=True, init=False, repr=False)
 
     def __init__(self, cell: Cell, algorithm: Algorithm):
         if not isinstance(cell, Cell):
@@ -46,6 +99,7 @@ class Recurrent(eqx.Module):
         core = cell.core()
         self.algorithm = algorithm.bind(core, state, x)
         check_modes(self.algorithm, core, state, cell.in_size)
+        self.plan = Plan(cell, binding=self.algorithm is not algorithm)
 
     def init(self, *, key: PRNGKeyArray) -> Carry:
         """The state before the first step and an empty trace. `key` feeds algorithms that draw numbers:
@@ -77,6 +131,7 @@ class Recurrent(eqx.Module):
         return Carry(last, empty), jax.vmap(self.cell.output)(states, xs)
 
     def _check(self, carry, x, traced: bool = True) -> None:
+        self.plan.check(self.cell)
         if jnp.shape(x) != (self.cell.in_size,):
             raise ValueError(
                 f"{type(self.cell).__name__} expects an input of shape ({self.cell.in_size},), got {jnp.shape(x)}. "
