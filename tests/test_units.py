@@ -144,3 +144,14 @@ def test_a_range_fifty_times_larger_is_taken_for_what_it_is():
     rows[400:] *= 50
     encoded = Encoder(1, LAGS, 1)(rows)
     assert np.isfinite(encoded.learn[500:]).all()
+
+
+def test_rounding_in_another_unit_does_not_reach_the_learner():
+    """One last digit of a float32 is amplified by learning; that of a float64 must not become one."""
+    from streamgrad.tasks.forecast import _steady
+
+    values = RNG.standard_normal(100_000)
+    np.testing.assert_allclose(_steady(values), values, rtol=2**-18)
+    noisy = values * (1 + 1e-13 * RNG.standard_normal(100_000))
+    assert (values.astype(np.float32) != noisy.astype(np.float32)).sum() < 5  # such as there may be
+    assert (_steady(values) != _steady(noisy)).sum() == 0

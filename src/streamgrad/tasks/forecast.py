@@ -23,6 +23,7 @@ from streamgrad._memory import LearnerState
 # the command line. The floors' least squares was given the same care, with the same prior.
 FEATURES = 2  # that the readout sees of the recurrent part: few, as each adds to the fit's variance
 RIDGE = 10.0
+DIGITS = 18  # binary ones, of an input
 CELLS = ("lru", "gru", "lstm", "vanilla", "leaky", "indrnn", "mingru", "rtu")
 
 
@@ -152,7 +153,7 @@ class Forecaster:
         n = len(inputs)
         rows = np.zeros((self.portion, self._size), self._dtype)
         targets = np.full((self.portion, 1), np.nan, self._dtype)
-        rows[:n], targets[:n, 0] = inputs, learn
+        rows[:n], targets[:n, 0] = _steady(inputs), _steady(learn)
         self.state, outputs, self._skipped = self._loop(self.state, rows, targets, n)
         return outputs
 
@@ -164,3 +165,12 @@ class Forecaster:
     def skipped(self) -> int:
         """Updates that were left out since a loss or gradient was not finite."""
         return self.state.skipped if self._skipped is None else int(self._skipped)
+
+
+def _steady(values: np.ndarray) -> np.ndarray:
+    """Values with `DIGITS` binary digits.
+
+    The same stream in another unit differs in its last digits, and where that changed the last one of
+    a float32, learning would amplify it. It seldom changes one of these."""
+    digits, powers = np.frexp(values)
+    return np.ldexp(np.round(np.ldexp(digits, DIGITS)), powers - DIGITS)
