@@ -18,6 +18,7 @@ ROOT = PACKAGE.parent.parent
 # A module imports from its own layer and from those above it in this list.
 LAYERS = [
     {"_compile", "_dependence", "_dtypes", "_order", "_packing", "_select", "_static", "structure", "wiring", "cells"},
+    {"_persistent", "_moments"},
     {"influence", "algorithms"},
     {"recurrent"},
     {

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Shaped
 
 from ._packing import Packing
+from ._persistent import Persistent
 from .algorithms import Algorithm, Carry
 from .nn import Fixed
 from .readout import Fitted
@@ -38,7 +39,7 @@ class Memory(NamedTuple):
     `gradient`: the sum so far of `update_every` steps; `window`: past steps, under BPTT; `pending`: inputs,
     resets and predictions that wait for their targets, and the serving copy's carry; `broken`: streams whose
     carry holds something that is not finite, to be reset at the next step; `skipped`: updates left out for that
-    reason; `key`: of fresh carries; `steps`: how many were taken, in two words, low first (a long stream has more
+    reason; `restarts`: carries begun anew for it; `key`: of fresh carries; `steps`: how many were taken, in two words, low first (a long stream has more
     than one word counts); `phase`: the place within `update_every` steps; `estimate`: what an estimator keeps;
     `owed`: gradients of the leaves that algorithms learn themselves, of steps without a target, to be added to those of
     the next step with one.
@@ -57,6 +58,7 @@ class Memory(NamedTuple):
     key: PRNGKeyArray
     estimate: PyTree = ()
     owed: PyTree = ()
+    restarts: Any = ()
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["packing"])
@@ -159,10 +161,14 @@ def finite(tree) -> Bool[Array, ""]:
 
 
 def finite_by_stream(tree, streams):
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    """Whether what a restart would begin anew is finite, its squares included: a number like 1e30 is there for ever."""
+    is_kept = lambda node: isinstance(node, Persistent)
+    leaves = [leaf for leaf in jax.tree.leaves(tree, is_leaf=is_kept) if not is_kept(leaf)]
     ok = jnp.ones(() if streams is None else (streams,), bool)
     for leaf in leaves:
-        ok &= jnp.isfinite(leaf).all(axis=tuple(range(ok.ndim, leaf.ndim)))
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            largest = float(jnp.finfo(leaf.dtype).max) ** 0.5
+            ok &= (jnp.abs(leaf) < largest).all(axis=tuple(range(ok.ndim, leaf.ndim)))
     return ok
 
 

@@ -76,6 +76,7 @@ class Step:
             steps=jnp.zeros(2, jnp.uint32),
             phase=jnp.zeros((), jnp.int32),
             skipped=jnp.zeros((), jnp.int32),
+            restarts=jnp.zeros((), jnp.int32),
             key=key,
             owed=eqx.filter(zeros, self.own),
             estimate=self.estimator.init(trained, carry, key=jax.random.fold_in(key, 1)),
@@ -178,6 +179,7 @@ class Step:
             broken=broken,
             phase=(memory.phase + 1) % self.update_every,
             skipped=memory.skipped + (~sound).astype(jnp.int32),
+            restarts=memory.restarts + broken.sum(dtype=jnp.int32),
         )
         return memory, Output(prediction, each, learned)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from ._dtypes import default_dtype, trace_dtype
+from ._moments import Moments, advance
 from .cells._cell import check_sizes
 
 
@@ -105,6 +106,9 @@ class Fitted(eqx.Module):
         """The module after learning from the target of the last prediction, whose carry is given."""
 
 
+LONG = 0.9999  # decay of the mean squares by which RLS knows what is wild
+
+
 class RLS(Fitted):
     r"""A linear readout fitted by recursive least squares with forgetting.
 
@@ -115,7 +119,8 @@ class RLS(Fitted):
     a step. The gradient of a loss passes through W down to the features, so a recurrent layer below it learns as
     usual. P is kept as a square root S, P = S Sᵀ (Potter's form), so that rounding never makes it indefinite; ‖S‖²
     stays within its first value, so that forgetting without excitation does not wind it up. Targets that are NaN are
-    left out.
+    left out. So are wild ones, and those of wild features: after 16 targets, what has a square of more than four times
+    all before it together. A wild start, beside which rounding leaves nothing of what comes since, is forgotten.
 
     - `forgetting`: λ in (0, 1]; an error counts for about 1/(1-λ) steps;
     - `ridge`: P starts at identity / ridge;
@@ -126,6 +131,7 @@ class RLS(Fitted):
 
     weight: Float[Array, "features out_size"]
     root: Float[Array, "features features"]
+    sizes: Moments
     in_size: int = eqx.field(static=True)
     forgetting: float = eqx.field(static=True)
     ridge: float = eqx.field(static=True)
@@ -140,6 +146,7 @@ class RLS(Fitted):
         self.in_size, self.forgetting, self.ridge = in_size, float(forgetting), float(ridge)
         self.weight = jnp.zeros((in_size + 1, out_size), dtype)
         self.root = jnp.eye(in_size + 1, dtype=dtype) * ridge**-0.5
+        self.sizes = Moments.fresh(1 + out_size, dtype)
 
     def init(self, *, key: PRNGKeyArray) -> Float[Array, " features"]:
         """φ before the first step: zeros."""
@@ -154,6 +161,18 @@ class RLS(Fitted):
         return jax.lax.stop_gradient(phi), phi @ self.weight
 
     def fit(self, carry, target):
+        """The readout after one target; one that is wild, or whose features are, is left out."""
+        sizes = jnp.concatenate([jnp.max(jnp.abs(carry[:-1]), keepdims=True), target.astype(carry.dtype)])
+        apart = float(jnp.finfo(carry.dtype).eps) ** -2
+        seen, (low, high), forgotten = advance(self.sizes, sizes, LONG, centred=False, apart=apart)
+        ordinary = (low <= sizes) & (sizes <= high)
+        new = self._fit(carry, jnp.where(ordinary[1:] & ordinary[0], target, jnp.nan))
+        # A start so wild that rounding it leaves no digit for what comes since: begin anew.
+        start = jnp.broadcast_to(jnp.eye(self.in_size + 1, dtype=carry.dtype) * self.ridge**-0.5, self.root.shape)
+        weight, root = (jnp.where(forgotten.any(), a, b) for a, b in ((0, new.weight), (start, new.root)))
+        return eqx.tree_at(lambda m: (m.weight, m.root, m.sizes), new, (weight, root, seen))
+
+    def _fit(self, carry, target):
         phi, root, lam = carry, self.root, self.forgetting
         there = jnp.isfinite(target)
         error = jnp.where(there, target.astype(phi.dtype) - phi @ self.weight, 0)

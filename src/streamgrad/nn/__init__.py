@@ -9,9 +9,9 @@ from ._fixed import Fixed as Fixed
 from ._gated import GatedLinear as GatedLinear
 from ._lags import Lags as Lags
 from ._low_pass import LowPass as LowPass
-from ._moments import Moments as Moments, update_moments as update_moments
+from .._moments import Moments as Moments, update_moments as update_moments
 from ._normalise import Normalise as Normalise
-from ._persistent import Persistent as Persistent
+from .._persistent import Persistent as Persistent
 from ._running_mean import RunningMean as RunningMean
 from ._unroll import (
     Resets as Resets,

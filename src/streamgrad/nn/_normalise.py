@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 
 from .._dtypes import default_dtype, trace_dtype
 from ..cells._cell import check_sizes
-from ._moments import Moments, advance
+from .._moments import Moments, advance
 
 
 class Normalise(eqx.Module):

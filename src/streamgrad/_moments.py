@@ -52,22 +52,26 @@ def update_moments(moments: Moments, x: Float[Array, " size"], decay: float, pri
 
 
 def advance(
-    moments: Moments, x: Float[Array, " size"], decay: float, prior: float = 0.0
+    moments: Moments,
+    x: Float[Array, " size"],
+    decay: float,
+    prior: float = 0.0,
+    *,
+    centred: bool = True,
+    apart: float = APART,
 ) -> tuple[Moments, tuple[Array, Array], Bool[Array, " size"]]:
-    """The statistics after one more value, the bounds that it was limited to, and where the start was forgotten."""
+    """The statistics after one more value, the bounds that it was limited to, and where the start was forgotten.
+
+    `centred=False`: about 0, the mean square in the place of the variance; `apart`: times, instead of `APART`."""
     there, dtype = jnp.isfinite(x), moments.mean.dtype
-    # Beyond this its square would not be finite.
-    most = float(jnp.finfo(dtype).max) ** 0.5 / 16
-    x = jnp.clip(jnp.where(there, x, 0).astype(dtype), -most, most)
+    x = jnp.where(there, x, 0).astype(dtype)
     old, newer = _mended(moments, prior), moments.newer
     bounds = _bounds(old, decay, prior)
-    new = _with(old, jnp.clip(x, *bounds), decay, prior)
-    newer = _with(newer, jnp.clip(x, *_bounds(newer, decay, 0.0)), decay, 0.0)
-    seen = (newer.count + newer.count).astype(dtype) - prior
-    full = (newer.count >= SETTLE) & (
-        (seen >= new.count.astype(dtype)) | (newer.count.astype(dtype) >= 1 / (1 - decay))
-    )
-    forget = full & there & (newer.variance > 0) & (APART * newer.variance < new.variance)
+    new = _with(old, jnp.clip(x, *bounds), decay, prior, centred)
+    newer = _with(newer, jnp.clip(x, *_bounds(newer, decay, 0.0)), decay, 0.0, centred)
+    seen = newer.count.astype(dtype)
+    full = (seen >= SETTLE) & ((2 * seen >= new.count.astype(dtype) + prior) | (seen >= 1 / (1 - decay)))
+    forget = full & there & (newer.variance > 0) & (newer.variance < new.variance / apart)
     new = _where(forget, newer, new)
     newer = _where(full, _nothing(len(x), dtype), newer)
     new, newer = _where(there, new, old), _where(there, newer, moments.newer)
@@ -99,15 +103,18 @@ def _bounds(average: Average, decay: float, prior: float) -> tuple[Array, Array]
     """Between which the next value is an ordinary one."""
     count, mean, variance = average
     weight = _weight(count + 1, decay, prior, mean.dtype)
+    # Beyond the largest its square would not be finite.
+    largest = float(jnp.finfo(mean.dtype).max) ** 0.5 / 16
     settled = (count.astype(mean.dtype) + prior >= SETTLE) & (variance > 0)
     most = jnp.where(settled, jnp.sqrt(SHARE * variance / weight), jnp.inf)
-    return mean - most, mean + most
+    return jnp.maximum(mean - most, -largest), jnp.minimum(mean + most, largest)
 
 
-def _with(average: Average, x, decay: float, prior: float) -> Average:
+def _with(average: Average, x, decay: float, prior: float, centred: bool) -> Average:
     # The count stops where the average has become exponential, so that it never overflows.
     count = jnp.minimum(average.count + 1, 2**30)
     weight = _weight(count, decay, prior, x.dtype)
     away = x - average.mean
-    mean = average.mean + weight * away
-    return Average(count, mean, (1 - weight) * average.variance + weight * away * (x - mean))
+    mean = average.mean + weight * away if centred else average.mean
+    grown = (1 - weight) * average.variance + weight * away * (x - mean)
+    return Average(count, mean, grown)
