@@ -31,6 +31,7 @@ LAYERS = [
         "wiring",
         "cells",
     },
+    {"_persistent", "_moments"},
     {"influence", "algorithms"},
     {"recurrent"},
     {

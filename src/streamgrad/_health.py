@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from ._memory import is_carry
+from ._persistent import Persistent
 from .train import Memory
 
+if TYPE_CHECKING:
+    from .td import TDState
+
 # Far beyond what a healthy run shows, and far below where float32 overflows.
-LARGE_STATE, LARGE_TRACE, LARGE_WEIGHT = 1e6, 1e12, 1e4
+LARGE_STATE, LARGE_TRACE, LARGE_WEIGHT, LARGE_MOMENT = 1e6, 1e12, 1e4, 1e6
 
 
-def warnings(memory: Memory, trained: Any) -> list[str]:
+def warnings(memory: Memory | TDState, trained: Any) -> list[str]:
     """What is growing out of bounds, with the likely cause and what to change; empty when all is well."""
     found = []
     if skipped := int(jnp.sum(memory.skipped)):
@@ -24,23 +28,42 @@ def warnings(memory: Memory, trained: Any) -> list[str]:
             f"{skipped} updates were skipped since the loss or a gradient was not finite: look for extreme inputs or "
             "targets, clip gradients (optax.clip_by_global_norm) or lower the learning rate."
         )
-    carries = jax.tree_util.tree_leaves_with_path(memory.carry, is_leaf=is_carry)
+    if isinstance(memory, Memory) and (restarts := int(jnp.sum(memory.restarts))):
+        found.append(
+            f"a carry was begun anew {restarts} times since its state or its loss was not finite, or so large that its "
+            "square is not: look for extreme inputs or targets, or normalise the inputs (sg.nn.Normalise)."
+        )
+    is_whole = lambda node: is_carry(node) or isinstance(node, Persistent)
+    carries = jax.tree_util.tree_leaves_with_path(memory.carry, is_leaf=is_whole)
     for path, carry in carries:
-        if not is_carry(carry):
-            continue
         where = f"carry{jax.tree_util.keystr(path)}"
-        if (size := _largest(carry.state)) > LARGE_STATE:
+        if isinstance(carry, Persistent):
+            continue
+        if not is_carry(carry):
+            if (size := largest(carry)) > LARGE_STATE:
+                found.append(
+                    f"{where} holds {size:.1e}: a layer without an influence (a running mean, lags, features) remembers "
+                    "an extreme input. Normalise before it (sg.nn.Normalise), or reset it."
+                )
+            continue
+        if (size := largest(carry.state)) > LARGE_STATE:
             found.append(
                 f"the state of {where} has grown to {size:.1e}: its recurrence expands. Normalise the inputs "
                 "(sg.nn.Normalise) or use a cell with a bounded state (GRU, LSTM, LRU)."
             )
-        if (size := _largest(carry.trace)) > LARGE_TRACE:
+        if (size := largest(carry.trace)) > LARGE_TRACE:
             found.append(
                 f"the influence of {where} has grown to {size:.1e}: its recurrence amplifies the past. Clip gradients "
                 "(optax.clip_by_global_norm), lower the learning rate or use a stable cell (LRU, RTU)."
             )
+    if (size := largest(memory.optimiser)) > LARGE_MOMENT:
+        found.append(
+            f"the optimiser remembers {size:.1e}, of an extreme gradient, and takes next to no steps until it has "
+            "forgotten it: normalise the inputs (sg.nn.Normalise) and clip gradients before it "
+            "(optax.clip_by_global_norm)."
+        )
     weights = eqx.filter(memory.model, trained)
-    if (size := _largest(weights)) > LARGE_WEIGHT:
+    if (size := largest(weights)) > LARGE_WEIGHT:
         found.append(
             f"a weight has grown to {size:.1e}: lower the learning rate, clip gradients or add weight decay "
             "(optax.adamw)."
@@ -48,7 +71,7 @@ def warnings(memory: Memory, trained: Any) -> list[str]:
     return found
 
 
-def _largest(tree: Any) -> float:
+def largest(tree: Any) -> float:
     leaves = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf) and leaf.size]
     sizes = [float(jnp.max(jnp.abs(leaf))) for leaf in leaves]
     return max((float("inf") if math.isnan(size) else size for size in sizes), default=0.0)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from ._dependence import dependence
 from ._owned import refuse_consumed
 from ._packing import Packing
+from ._persistent import Persistent
 from .algorithms import Algorithm, Carry
 from .nn import Fixed
 from .readout import Fitted, Readout
@@ -167,10 +168,14 @@ def finite(tree) -> Bool[Array, ""]:
 
 
 def finite_by_stream(tree, streams):
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    """Whether what a restart would begin anew is finite, its squares included: a number like 1e30 is there for ever."""
+    is_kept = lambda node: isinstance(node, Persistent)
+    leaves = [leaf for leaf in jax.tree.leaves(tree, is_leaf=is_kept) if not is_kept(leaf)]
     ok = jnp.ones(() if streams is None else (streams,), bool)
     for leaf in leaves:
-        ok &= jnp.isfinite(leaf).all(axis=tuple(range(ok.ndim, leaf.ndim)))
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            largest = float(jnp.finfo(leaf.dtype).max) ** 0.5
+            ok &= (jnp.abs(leaf) < largest).all(axis=tuple(range(ok.ndim, leaf.ndim)))
     return ok
 
 

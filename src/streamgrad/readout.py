@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from ._dtypes import default_dtype, trace_dtype
+from ._moments import Moments, advance
 from .cells._cell import check_sizes
 
 
@@ -105,6 +106,9 @@ class Fitted(eqx.Module):
         """The module after learning from the target of the last prediction, whose carry is given."""
 
 
+LONG = 0.9999  # decay of the mean squares by which RLS knows what is wild
+
+
 class RLS(Fitted):
     r"""A linear readout fitted by recursive least squares with forgetting.
 
@@ -117,7 +121,9 @@ class RLS(Fitted):
     stays within its first value, so that forgetting without excitation does not wind it up.
 
     Targets that are NaN are left out, output by output: each has a P of its own, as what was given of it says how much
-    its weights are to move, and ages with what was given.
+    its weights are to move, and ages with what was given. So are wild ones, and those of wild features: after 16 targets,
+    what has a square of more than four times all before it together. A wild start, beside which rounding leaves nothing
+    of what comes since, is forgotten.
 
     - `forgetting`: λ in (0, 1]; an error counts for about 1/(1-λ) steps;
     - `ridge`: P starts at identity / ridge;
@@ -130,6 +136,7 @@ class RLS(Fitted):
 
     weight: Float[Array, "features out_size"]
     root: Float[Array, "*outputs features features"]
+    sizes: Moments
     in_size: int = eqx.field(static=True)
     forgetting: float = eqx.field(static=True)
     ridge: float = eqx.field(static=True)
@@ -154,6 +161,7 @@ class RLS(Fitted):
         self.weight = jnp.zeros((in_size + 1, out_size), dtype)
         root = jnp.eye(in_size + 1, dtype=dtype) * ridge**-0.5
         self.root = root if shared or out_size == 1 else jnp.tile(root, (out_size, 1, 1))
+        self.sizes = Moments.fresh(1 + out_size, dtype)
 
     def init(self, *, key: PRNGKeyArray) -> Float[Array, " features"]:
         """φ before the first step: zeros."""
@@ -168,14 +176,23 @@ class RLS(Fitted):
         return jax.lax.stop_gradient(phi), phi @ self.weight
 
     def fit(self, carry, target):
+        """The readout after one target; one that is wild, or whose features are, is left out."""
         target = target.astype(self.weight.dtype)
+        sizes = jnp.concatenate([jnp.max(jnp.abs(carry[:-1]), keepdims=True), target])
+        apart = float(jnp.finfo(carry.dtype).eps) ** -2
+        seen, (low, high), forgotten = advance(self.sizes, sizes, LONG, centred=False, apart=apart)
+        ordinary = (low <= sizes) & (sizes <= high)
+        target = jnp.where(ordinary[1:] & ordinary[0], target, jnp.nan)
         if self.root.ndim == 2:
             weight, root = self._fitted(self.weight, self.root, carry, target)
         else:
             each = lambda weight, root, target: self._fitted(weight[:, None], root, carry, target[None])
             weight, root = jax.vmap(each, (1, 0, 0), (1, 0))(self.weight, self.root, target)
             weight = weight[..., 0]
-        return eqx.tree_at(lambda m: (m.weight, m.root), self, (weight, root))
+        # A start so wild that rounding it leaves no digit for what comes since: begin anew.
+        start = jnp.broadcast_to(jnp.eye(self.in_size + 1, dtype=carry.dtype) * self.ridge**-0.5, self.root.shape)
+        weight, root = (jnp.where(forgotten.any(), a, b) for a, b in ((0, weight), (start, root)))
+        return eqx.tree_at(lambda m: (m.weight, m.root, m.sizes), self, (weight, root, seen))
 
     def _fitted(self, weight, root, phi, target):
         """The weights of outputs that share a P, and its root, after one target."""

@@ -13,6 +13,7 @@ from ._linear import LRU as LRU, RTU as RTU
 from ._linear_rnn import LinearRNN as LinearRNN
 from ._lstm import LSTM as LSTM
 from ._mingru import MinGRU as MinGRU
+from ._named import NAMED as NAMED, cell as cell, has_links as has_links
 from ._spiking import ALIF as ALIF, LIF as LIF, spike as spike
 from ._unit_cell import UnitCell as UnitCell
 from ._vanilla import Vanilla as Vanilla

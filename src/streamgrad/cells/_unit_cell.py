@@ -61,6 +61,8 @@ class UnitCell(Cell):
         for name, given in (("wiring", wiring), ("input_wiring", input_wiring)):
             if given is not None and not isinstance(given, Wiring):
                 raise TypeError(f"{name} must be a wiring such as sg.wiring.Dense(), got {given!r}.")
+        if wiring is not None and not self.hears_h:
+            raise TypeError(f"{type(self).__name__} has no links between its units: leave wiring out, got {wiring!r}.")
         dtype = default_dtype(dtype)
         self.in_size, self.units = in_size, units
         self.wiring, self.input_wiring = wiring or Dense(), input_wiring or Dense()

@@ -22,7 +22,13 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, or not 0 after one sentence about what is wrong."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    from streamgrad.cli import cache
+
+    try:
+        arguments, folder = cache.split(sys.argv[1:] if arguments is None else arguments)
+    except ValueError as error:
+        print(f"streamgrad: {error}", file=sys.stderr)
+        return 2
     name = arguments[0] if arguments else "--help"
     if name in ("--version", "-V"):
         from streamgrad import __version__
@@ -36,8 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"streamgrad has no command {name!r}; it has {', '.join(COMMANDS)}.", file=sys.stderr)
         else:
             print("usage: streamgrad COMMAND ...\n\n" + "\n".join(lines))
-            print("\nstreamgrad COMMAND --help shows the options of a command.")
+            print("\nstreamgrad COMMAND --help shows the options of a command. With every command goes")
+            print("  --compilation-cache FOLDER|off  where compiled programs are kept, so that the next start is fast")
         return 2 if wrong else 0
+    cache.switch_on(folder)
     try:
         command = importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:

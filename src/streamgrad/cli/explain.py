@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Literal
 
 import tyro
 
@@ -14,8 +13,8 @@ import tyro
 class Options:
     """Print the proof of exactness, and memory and operations a step beside BPTT and RTRL, for one layer."""
 
-    cell: Literal["Vanilla", "GRU", "LSTM", "LeakyRNN", "IndRNN", "MinGRU", "LRU", "RTU", "LIF", "ALIF"] = "GRU"
-    """The cell."""
+    cell: str = "GRU"
+    """The cell, in any spelling: Vanilla, GRU, LSTM, LeakyRNN, IndRNN, MinGRU, LRU, RTU, LinearRNN, LIF, ALIF."""
     in_size: int = 8
     """The number of inputs."""
     units: int = 64
@@ -35,9 +34,10 @@ def main(arguments: Sequence[str]) -> int:
 
     try:
         wiring = {} if options.density is None else {"wiring": sg.wiring.Sparse(density=options.density)}
-        if wiring and options.cell in ("LRU", "RTU"):
-            raise ValueError(f"{options.cell} has no links between units: leave --density out.")
-        cell = getattr(sg.cells, options.cell)(options.in_size, options.units, key=jax.random.key(0), **wiring)
+        kind = sg.cells.cell(options.cell)
+        if wiring and not sg.cells.has_links(kind):
+            raise ValueError(f"{kind.__name__} has no links between its units: leave --density out.")
+        cell = kind(options.in_size, options.units, key=jax.random.key(0), **wiring)
         layer = sg.Recurrent(cell, sg.algorithms.algorithm(options.algorithm))
     except (ValueError, TypeError) as error:
         print(f"streamgrad explain: {error}", file=sys.stderr)

@@ -38,8 +38,8 @@ class Options:
     """Rows ahead to forecast."""
     period: Annotated[int | None, tyro.conf.arg(metavar="ROWS")] = None
     """Rows in a season (24 for hourly rows), for the seasonal last value; 0 leaves it out."""
-    cell: Literal["lru", "gru", "lstm", "vanilla", "leaky", "indrnn", "mingru", "rtu"] = "lru"
-    """The recurrent cell."""
+    cell: str = "lru"
+    """The recurrent cell, in any spelling: lru, gru, lstm, vanilla, leaky, indrnn, mingru, rtu."""
     units: int = 32
     """Units of the cell."""
     algorithm: str = "snap-1"
@@ -106,17 +106,18 @@ def learn(options: Options) -> int:
     from streamgrad.cli.summary import finish
     from streamgrad.tasks.encoding import Encoder
     from streamgrad.tasks.floors import Floors
-    from streamgrad.tasks.forecast import Forecaster
+    from streamgrad.tasks.forecast import Forecaster, cell_name
 
     encoder = Encoder(len(columns), options.lags, options.horizon)
     names = "horizon cell units algorithm lags learning_rate forgetting seed log_every"
     config: dict[str, Any] = {name: getattr(options, name) for name in names.split()}
     try:
+        config["cell"] = cell_name(options.cell)
         forecaster = Forecaster(
             encoder.size,
             encoder.recurrent_size,
             horizon=options.horizon,
-            cell=options.cell,
+            cell=config["cell"],
             units=options.units,
             algorithm=options.algorithm,
             learning_rate=options.learning_rate,

@@ -193,7 +193,7 @@ def floor(settings: Settings, series: str, name: str, recorder: Recorder) -> Non
     encoded, encoder = _encoded(series, settings.horizon, settings.lags)
     floors = Floors(encoder.size, settings.horizon, SERIES[series].period)
     made = floors(encoded)[:, floors.names.index(name)]
-    outputs = ((made - encoded.base) / encoded.scale)[:, None]
+    outputs = np.divide(made - encoded.base, encoded.scale, out=np.zeros_like(made), where=encoded.scale > 0)[:, None]
     for begin in range(0, len(outputs), settings.every):
         _write(recorder, settings, encoded, outputs, [0], begin, min(begin + settings.every, len(outputs)))
     _finish(recorder, settings, encoded, outputs, [0])

@@ -9,19 +9,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .._dtypes import default_dtype, trace_dtype
+from .._moments import Moments, advance
 from ..cells._cell import check_sizes
-from ._persistent import Persistent
-
-
-class Moments(Persistent):
-    """Running statistics: the number of values seen, their mean and variance."""
-
-    count: Int[Array, " size"]
-    mean: Float[Array, " size"]
-    variance: Float[Array, " size"]
 
 
 class Normalise(eqx.Module):
@@ -32,6 +24,9 @@ class Normalise(eqx.Module):
     The plain average of what was seen at first, an exponential one with decay β later. An entry that is not
     finite becomes 0 and does not count. Statistics are updated with x before x is normalised (they are
     causal all the same), they survive episode resets, and outputs are clipped to ±`clip`.
+
+    A wild value does not last: after 16 values one counts for at most four times the variance so far (2√n standard
+    deviations after n values), and a start whose variance is ten thousand times that of the newer half is forgotten.
 
     - `size`: entries of x; `decay`: β; `floor`: of the variance used in the division;
     - `prior`: p, as how many values the first statistics, mean 0 and variance 1, count (0: not at all; 1/(1-β): the
@@ -70,20 +65,21 @@ class Normalise(eqx.Module):
     def init(self, *, key: PRNGKeyArray) -> Moments:
         """No value seen yet."""
         del key
-        variance = jnp.full(self.size, 1.0 if self.prior else 0.0, self.dtype)
-        return Moments(jnp.zeros(self.size, jnp.int32), jnp.zeros(self.size, self.dtype), variance)
+        return Moments.fresh(self.size, self.dtype, self.prior)
 
     def __call__(self, carry, x):
         if x.shape != (self.size,):
             raise ValueError(f"Normalise expects an input of shape ({self.size},), got {x.shape}.")
-        moments = carry if self.still else update_moments(carry, x, self.decay, self.prior)
-        moments = jax.lax.stop_gradient(moments)
         there = jnp.isfinite(x)
-        scaled = (jnp.where(there, x, 0).astype(self.dtype) - moments.mean) * jax.lax.rsqrt(
-            jnp.maximum(moments.variance, self.floor)
-        )
-        clipped = jnp.clip(scaled, -self.clip, self.clip) if np.isfinite(self.clip) else scaled
-        return moments, jnp.where(there, clipped, 0)
+        value = jnp.where(there, x, 0).astype(self.dtype)
+        moments = carry
+        if not self.still:
+            moments, bounds, _ = advance(carry, jax.lax.stop_gradient(x), self.decay, self.prior)
+            value = jnp.clip(value, *jax.lax.stop_gradient(bounds))
+        moments = jax.lax.stop_gradient(moments)
+        scaled = (value - moments.mean) * jax.lax.rsqrt(jnp.maximum(moments.variance, self.floor))
+        most = min(self.clip, float(jnp.finfo(self.dtype).max) ** 0.5)
+        return moments, jnp.where(there, jnp.clip(scaled, -most, most), 0)
 
     def widen(self, carry: Moments, size: int) -> tuple[Normalise, Moments]:
         """The layer for an input that has grown; the new entries, at the end, begin without a value seen."""
@@ -91,15 +87,3 @@ class Normalise(eqx.Module):
         fresh = wide.init(key=jax.random.key(0))
         return wide, jax.tree.map(lambda new, old: new.at[: self.size].set(old), fresh, carry)
 
-
-def update_moments(moments: Moments, x: Float[Array, " size"], decay: float, prior: float = 0.0) -> Moments:
-    """The statistics after one more value; entries that are not finite do not count."""
-    there = jnp.isfinite(x)
-    x = jnp.where(there, x, 0).astype(moments.mean.dtype)
-    # The count stops where the average has become exponential, so that it never overflows.
-    count = jnp.minimum(moments.count + there.astype(jnp.int32), 2**30)
-    weight = jnp.maximum(1 / (jnp.maximum(count, 1).astype(x.dtype) + prior), 1 - decay)
-    mean = moments.mean + weight * (x - moments.mean)
-    variance = (1 - weight) * moments.variance + weight * (x - moments.mean) * (x - mean)
-    keep = lambda new, old: jnp.where(there, new, old)
-    return Moments(count, keep(mean, moments.mean), keep(variance, moments.variance))

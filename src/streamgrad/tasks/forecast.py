@@ -23,26 +23,25 @@ from streamgrad._memory import LearnerState
 # the command line. The floors' least squares was given the same care, with the same prior.
 FEATURES = 2  # that the readout sees of the recurrent part: few, as each adds to the fit's variance
 RIDGE = 10.0
+DIGITS = 18  # binary ones, of an input
 CELLS = ("lru", "gru", "lstm", "vanilla", "leaky", "indrnn", "mingru", "rtu")
+
+
+def cell_name(name: str) -> str:
+    """The name in `CELLS` of a cell in any spelling. Raises `ValueError` for one that is not there."""
+    own = {sg.cells.cell(name): name for name in CELLS}
+    if (kind := sg.cells.cell(name)) not in own:
+        raise ValueError(f"the forecaster has no cell {name!r}; it has {', '.join(CELLS)}.")
+    return own[kind]
 
 
 def make_cell(name: str, in_size: int, units: int, *, key: PRNGKeyArray) -> tuple[Any, int]:
     """A cell by its name in `CELLS`, and the size of its output."""
+    name = cell_name(name)
     if name == "lru":  # its own output matrix makes the features; memories of two to 100 rows
         options = {"out_size": FEATURES, "r_min": 0.5, "r_max": 0.99}
         return sg.cells.LRU(in_size, units, key=key, **options), FEATURES
-    kinds = {
-        "gru": sg.cells.GRU,
-        "lstm": sg.cells.LSTM,
-        "vanilla": sg.cells.Vanilla,
-        "leaky": sg.cells.LeakyRNN,
-        "indrnn": sg.cells.IndRNN,
-        "mingru": sg.cells.MinGRU,
-        "rtu": sg.cells.RTU,
-    }
-    if name not in kinds:
-        raise ValueError(f"there is no cell {name!r}; there are {', '.join(CELLS)}.")
-    cell = kinds[name](in_size, units, key=key)
+    cell = sg.cells.cell(name)(in_size, units, key=key)
     out = jax.eval_shape(lambda: cell.output(cell.init_state(), jnp.zeros(in_size)))
     return cell, out.shape[0]
 
@@ -152,7 +151,7 @@ class Forecaster:
         n = len(inputs)
         rows = np.zeros((self.portion, self._size), self._dtype)
         targets = np.full((self.portion, 1), np.nan, self._dtype)
-        rows[:n], targets[:n, 0] = inputs, learn
+        rows[:n], targets[:n, 0] = _steady(inputs), _steady(learn)
         self.state, outputs, self._skipped = self._loop(self.state, rows, targets, n)
         return outputs
 
@@ -164,3 +163,12 @@ class Forecaster:
     def skipped(self) -> int:
         """Updates that were left out since a loss or gradient was not finite."""
         return self.state.skipped if self._skipped is None else int(self._skipped)
+
+
+def _steady(values: np.ndarray) -> np.ndarray:
+    """Values with `DIGITS` binary digits.
+
+    The same stream in another unit differs in its last digits, and where that changed the last one of
+    a float32, learning would amplify it. It seldom changes one of these."""
+    digits, powers = np.frexp(values)
+    return np.ldexp(np.round(np.ldexp(digits, DIGITS)), powers - DIGITS)

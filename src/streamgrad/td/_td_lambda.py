@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from .. import _health as health
 from .._growth import grown
 from .._memory import fitted, is_algorithm
 from .._trained import check_update, checked_optimiser, trained
@@ -178,6 +179,16 @@ class TDLambda:
             parts.append(out)
             start = end
         return st, parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+    def warnings(self, st: TDState) -> list[str]:
+        """What is growing out of bounds or was skipped, with the likely cause: ask now and then in a long run.
+        Empty when all is well."""
+        found = health.warnings(st, trained(st.model))
+        if (size := health.largest(st.trace)) > health.LARGE_TRACE:
+            found.append(
+                f"an eligibility trace has grown to {size:.1e}: normalise the inputs (sg.nn.Normalise), or lower γ or λ."
+            )
+        return found
 
     def grow(self, st: TDState, *, key: PRNGKeyArray | None = None) -> TDState:
         """The state after the model has grown by a stage (`sg.nn.Constructive`): what is new starts fresh, all else

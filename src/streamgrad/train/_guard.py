@@ -75,7 +75,11 @@ class Skip(Guard):
         broken = ~finite_by_stream(states(memory.carry), streams) | (finding.there & ~jnp.isfinite(finding.loss))
         # Where no stream shows why the gradient is not finite, the trace of any may be the cause.
         broken = broken | (~sound & ~broken.any())
-        return memory._replace(broken=broken, skipped=memory.skipped + (~sound).astype(jnp.int32))
+        return memory._replace(
+            broken=broken,
+            skipped=memory.skipped + (~sound).astype(jnp.int32),
+            restarts=memory.restarts + broken.sum(dtype=jnp.int32),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ class Memory(NamedTuple):
     `model`: its arrays; `carry`: of the learning copy; `update`, `rule`, `estimate`: what the update, the rule and an
     estimator keep; `broken`: streams that start anew at the next step; `steps`: how many were taken, in two words, low
     first (a long stream has more than one word counts); `phase`: the place within `update_every` steps; `skipped`:
-    steps that were left out since something was not finite; `key`: of fresh carries; `window`: past steps that are
+    steps that were left out since something was not finite; `restarts`: carries begun anew for it; `key`: of fresh
+    carries; `window`: past steps that are
     differentiated at once; `pending`: what waits for late targets, and the serving copy's carry.
     """
 
@@ -29,6 +30,7 @@ class Memory(NamedTuple):
     estimate: PyTree = ()
     window: PyTree = ()
     pending: PyTree = ()
+    restarts: Any = ()
 
     @property
     def optimiser(self) -> Any:

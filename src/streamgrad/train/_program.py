@@ -76,6 +76,7 @@ class Program:
             steps=jnp.zeros(2, jnp.uint32),
             phase=jnp.zeros((), jnp.int32),
             skipped=jnp.zeros((), jnp.int32),
+            restarts=jnp.zeros((), jnp.int32),
             key=key,
             estimate=self.estimator.init(parameters, carry, key=jax.random.fold_in(key, 1)),
         )

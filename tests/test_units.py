@@ -1,0 +1,157 @@
+"""A forecaster does not mind the unit of a series, nor where its zero lies, nor wild rows: in single precision, as
+`streamgrad learn` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from streamgrad.tasks.encoding import Encoder
+from streamgrad.tasks.floors import Floors
+from streamgrad.tasks.forecast import Forecaster
+
+H, LAGS, PERIOD = 3, 6, 24
+RNG = np.random.default_rng(0)
+
+
+def _series(n: int) -> np.ndarray:
+    """A daily cycle, noise and a slow walk, and a feature."""
+    t = np.arange(n)
+    target = 100 + 3 * np.sin(t / PERIOD * 2 * np.pi) + 0.5 * RNG.standard_normal(n)
+    target += 0.1 * RNG.standard_normal(n).cumsum()
+    return np.stack([target, np.cos(t / PERIOD * 2 * np.pi) + 0.1 * RNG.standard_normal(n)], axis=1)
+
+
+ROWS = _series(1200)
+Forecasts = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def forecasts() -> Callable[[np.ndarray], Forecasts]:
+    """What each method said of each row: one compiled program for all series."""
+    with jax.enable_x64(False):
+        encoder = Encoder(2, LAGS, H)
+        forecaster = Forecaster(encoder.size, encoder.recurrent_size, horizon=H, units=4)
+    start = jax.tree.map(jnp.copy, forecaster.state)
+
+    def run(rows: np.ndarray) -> Forecasts:
+        encoder, floors = Encoder(2, LAGS, H), Floors(forecaster._size, H, PERIOD)
+        forecaster.state = jax.tree.map(jnp.copy, start)
+        said = []
+        for at in range(0, len(rows), 200):
+            encoded = encoder(rows[at : at + 200])
+            with jax.enable_x64(False):
+                outputs = np.asarray(forecaster(encoded.inputs, encoded.learn), float)
+            network = encoded.base + encoded.scale * outputs[: len(encoded.base)]
+            said.append(np.concatenate([network[:, None], floors(encoded)], axis=1))
+        due = np.concatenate([np.full((H, len(floors.names) + 1), np.nan), np.concatenate(said)[:-H]])
+        return dict(zip(("network", *floors.names), due.T, strict=True))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def plain(forecasts) -> Forecasts:
+    return forecasts(ROWS)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e-5, 0.3, 1e3, 1e6, 1e12])
+def test_forecasts_scale_with_the_unit(forecasts, plain, unit):
+    for units in ([unit, 1.0], [1.0, unit], [unit, 1 / unit]):
+        scaled = forecasts(ROWS * units)
+        for method, values in plain.items():
+            np.testing.assert_allclose(scaled[method] / units[0], values, rtol=1e-5, err_msg=method)
+
+
+def test_forecasts_shift_with_the_zero(forecasts):
+    whole = np.round(10 * ROWS)  # whole numbers: a billion more is exact
+    for shift in ([1e9, 0.0], [-1e9, 1e9]):
+        for method, values in forecasts(whole + shift).items():
+            np.testing.assert_allclose(values - shift[0], forecasts(whole)[method], atol=1e-6, err_msg=method)
+
+
+def _nrmse(values: np.ndarray) -> float:
+    truth = ROWS[:, 0]
+    half = slice(len(truth) // 2, None)
+    return float(np.sqrt(np.mean((values - truth)[half] ** 2)) / truth[half].std())
+
+
+def test_a_shift_that_rounds_costs_nothing(forecasts, plain):
+    shifted = forecasts(ROWS + [1e9, 1e9])
+    for method, values in plain.items():
+        assert _nrmse(shifted[method] - 1e9) == pytest.approx(_nrmse(values), rel=0.02), method
+
+
+WILD = {
+    "-9999": lambda n: np.full(n, -9999.0),
+    "0": lambda n: np.zeros(n),
+    "1e30": lambda n: np.full(n, 1e30),
+    "random": lambda n: 1e6 * np.random.default_rng(1).standard_normal(n),
+}
+
+
+@pytest.mark.parametrize("wild", WILD)
+@pytest.mark.parametrize("count, at", [(1, 0), (3, 0), (100, 0), (1, 600), (3, 600), (100, 600)])
+def test_wild_rows_are_soon_forgotten(forecasts, plain, wild, count, at):
+    """Within 200 rows the error, over 50 rows, is back within twice that of a run without them."""
+    rows = ROWS.copy()
+    rows[at : at + count, 0] = WILD[wild](count)
+    found, end = forecasts(rows), at + count
+    for method in ("network", "RLS on lags"):
+        level = np.convolve((plain[method][-500:] - ROWS[-500:, 0]) ** 2, np.ones(50) / 50, "valid").mean()
+        error = np.convolve((found[method] - ROWS[:, 0])[end + 200 :] ** 2, np.ones(50) / 50, "valid")
+        assert error.max() < 4 * level, method
+
+
+@pytest.mark.parametrize("wild", WILD)
+def test_a_wild_feature_is_soon_forgotten(forecasts, plain, wild):
+    for at in (0, 600):
+        rows = ROWS.copy()
+        rows[at : at + 3, 1] = WILD[wild](3)
+        found = forecasts(rows)
+        for method in ("network", "RLS on lags"):
+            error = (found[method] - ROWS[:, 0])[at + 203 : at + 403]
+            usual = (plain[method] - ROWS[:, 0])[-500:]
+            assert np.sqrt(np.mean(error**2)) < 2 * np.sqrt(np.mean(usual**2)), (method, at)
+
+
+def test_nothing_is_taught_before_there_is_a_scale():
+    for rows in (1e6 * ROWS[:30], ROWS[:30]):
+        encoded = Encoder(2, LAGS, 1)(rows)
+        known = encoded.scale > 0
+        assert not known[:8].any() and known[8:].all()
+        assert np.isnan(encoded.learn[:9]).all() and np.isfinite(encoded.learn[9:]).all()
+        assert abs(np.nan_to_num(encoded.learn)).max() < 30 and abs(encoded.inputs).max() < 30
+
+
+def test_a_jump_is_not_learned_and_a_new_level_is():
+    rows = ROWS[:400, :1].copy()
+    rows[200] += 1e4
+    rows[300:] -= 1e4
+    encoded = Encoder(1, LAGS, 1)(rows)
+    np.testing.assert_array_equal(np.isnan(encoded.learn[195:210]), [False] * 5 + [True, True] + [False] * 8)
+    np.testing.assert_array_equal(np.isnan(encoded.learn[295:310]), [False] * 5 + [True] * 5 + [False] * 5)
+    np.testing.assert_array_equal(encoded.base, rows[:, 0])  # forecasts are made from the target as it came
+
+
+def test_a_range_fifty_times_larger_is_taken_for_what_it_is():
+    """Too small to be another scale, too large to be no jump."""
+    rows = ROWS[:800, :1] - 100
+    rows[400:] *= 50
+    encoded = Encoder(1, LAGS, 1)(rows)
+    assert np.isfinite(encoded.learn[500:]).all()
+
+
+def test_rounding_in_another_unit_does_not_reach_the_learner():
+    """One last digit of a float32 is amplified by learning; that of a float64 must not become one."""
+    from streamgrad.tasks.forecast import _steady
+
+    values = RNG.standard_normal(100_000)
+    np.testing.assert_allclose(_steady(values), values, rtol=2**-18)
+    noisy = values * (1 + 1e-13 * RNG.standard_normal(100_000))
+    assert (values.astype(np.float32) != noisy.astype(np.float32)).sum() < 5  # such as there may be
+    assert (_steady(values) != _steady(noisy)).sum() == 0
