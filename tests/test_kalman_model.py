@@ -155,6 +155,7 @@ def test_nothing_is_copied():
         shaped = (as_rows(np.ones((r, p), np.float32)), jnp.ones(r, jnp.float32), jnp.ones(r, bool))
         compiled = step.lower(state, theta, *shaped).compile()
         memory = compiled.memory_analysis()
+        assert memory is not None
         assert memory.alias_size_in_bytes >= kept
         assert memory.temp_size_in_bytes < kept / 2
 
