@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 
 import streamgrad as sg
 
-PLAIN = {"clip": math.inf, "cap": math.inf, "noise_decay": 1.0}  # no clip, no bound, R stays as it is
+PLAIN: dict[str, Any] = {"clip": math.inf, "cap": math.inf, "noise_decay": 1.0}  # no clip, no bound, R stays as it is
 
 
 def trained(model):
@@ -38,7 +39,7 @@ class Weights(eqx.Module):
     b: jax.Array
 
 
-def weights(p, dtype=float):
+def weights(p, dtype: Any = float):
     return Weights(jnp.zeros((2, p // 4), dtype), jnp.zeros(p - 2 * (p // 4), dtype))
 
 
@@ -50,7 +51,7 @@ def as_rows(h):
 
 
 @functools.cache
-def stream(filter_, p, outputs, dtype=float):
+def stream(filter_, p, outputs, dtype: Any = float):
     """A compiled filter over a stream of linear measurements (h, y, given): states after each step."""
 
     @jax.jit

@@ -1,6 +1,7 @@
 """The Kalman filter against independent definitions: regression, the textbook's filter, a dense one in NumPy."""
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -26,6 +27,30 @@ def test_linear_model_is_weighted_ridge_regression(lam):
     np.testing.assert_allclose(dense(state), np.linalg.inv(information) / lam, rtol=0, atol=1e-10)
 
 
+def test_rls_is_this_filter():
+    """`sg.RLS` forgets before it measures: the same numbers from a prior of 1 / (ridge λ), R = 1 and no clip, while its
+    bound does not bind. Each output is a filter of its own, mapped over: where all are given they share one P."""
+    lam, ridge, features, outputs, steps = 0.97, 0.8, 5, 2, 60
+    layer = sg.RLS(features, outputs, forgetting=lam, ridge=ridge)
+    filter_ = Kalman(prior=1 / (ridge * lam), forgetting=lam, **PLAIN)
+    w = jnp.zeros(features + 1)
+    start = filter_.init(w, w)
+    rng = np.random.default_rng(0)
+    phis, ys = np.c_[3 * rng.normal(size=(steps, features)), np.ones(steps)], rng.normal(size=(steps, outputs))
+
+    def step(all_, now):
+        rls, states, weights = all_
+        phi, y = now
+        each = lambda state, w, y: filter_(state, w, phi[None], (y - w @ phi)[None], jnp.ones(1, bool))
+        return (rls.fit(phi, y), *jax.vmap(each)(states, weights, y)), None
+
+    states, weights = jax.tree.map(lambda leaf: jnp.stack([leaf] * outputs), (start, w))
+    (rls, states, weights), _ = jax.jit(lambda *a: jax.lax.scan(step, *a))((layer, states, weights), (phis, ys))
+    np.testing.assert_allclose(weights.T, rls.weight, rtol=0, atol=1e-10)
+    for covariance in states.covariance[0][:, 0]:
+        np.testing.assert_allclose(covariance * lam, rls.root @ rls.root.T, rtol=0, atol=1e-10)
+
+
 def test_constant_system_is_the_textbooks_filter():
     """Predict and correct of a constant state, in Joseph's form, several outputs with noise of their own."""
     p, r, steps = 6, 3, 40
@@ -49,9 +74,10 @@ def test_constant_system_is_the_textbooks_filter():
 def test_forms_are_their_dense_definition(blocks, r):
     """With clip, bound, adaptive noise, missing rows; steps without any row change nothing, to the bit."""
     p, steps = 10, 50
-    numbers = {"clip": 1.5, "cap": 1.2, "noise_decay": 0.9}
+    numbers: dict[str, Any] = {"clip": 1.5, "cap": 1.2, "noise_decay": 0.9}
     start, theta, run = stream(Kalman(blocks, prior=0.7, forgetting=0.98, **numbers), p, r)
     hs, ys, given = measured(2, steps, r, p)
+    hs[:, :, 0] = 0  # nothing is learned of it: its variance grows as far as it may
     given[7] = False
     ys[given & (np.arange(steps)[:, None] == 20)] += 100  # one outlier, clipped
     (state, theta), (states, thetas) = run(start, theta, hs, ys, given)
@@ -65,6 +91,7 @@ def test_forms_are_their_dense_definition(blocks, r):
     np.testing.assert_allclose(flat(theta), want, rtol=0, atol=1e-10)
     np.testing.assert_allclose(dense(state), P, rtol=0, atol=1e-10)
     np.testing.assert_allclose(state.noise, noise, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(P[0, 0], 1.2 * 0.7, rtol=1e-12)
     for leaf in jax.tree.leaves((states, thetas)):
         np.testing.assert_array_equal(leaf[7], leaf[6])
 
@@ -266,7 +293,7 @@ def test_exponential_family_is_the_online_natural_gradient(m):
 def test_gaussian_family_is_the_plain_filter():
     """F = 1/R, error (y - ŷ)/R."""
     p, m = 9, 4
-    numbers = {"prior": 0.5, "forgetting": 0.98}
+    numbers: dict[str, Any] = {"prior": 0.5, "forgetting": 0.98}
     state, theta, step = fisher_stream(Kalman(**numbers, cap=math.inf), p, m)
     start, other, run = stream(Kalman(**numbers, **PLAIN), p, m)
     hs, ys, given = measured(7, 20, m, p)

@@ -118,7 +118,8 @@ def network(blocks: str) -> Case:
         prediction, pull, carry = jax.vjp(predicted, theta, has_aux=True)
         rows = filter_.sensitivity(pull, prediction)
         sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((rows, carry))]).all()
-        variance = jnp.where(sound, _variance(state, rows), jnp.inf)
+        variance = _variance(state, rows)
+        variance = jnp.where(jnp.isfinite(variance), variance, jnp.inf)  # too large to be squared: left out
         state, theta = filter_(state, theta, rows, y - prediction, jnp.ones(1, bool))
         carry = jax.tree.map(lambda new, old: jnp.where(sound, new, old), carry, fresh)
         return (state, theta, carry, restarts + ~sound), variance, theta.layers[1].weight

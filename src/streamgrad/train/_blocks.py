@@ -183,7 +183,7 @@ def _units(model) -> dict[str, tuple[str, np.ndarray]]:
             for leaf, unit in tree_leaves_with_path(node.cell.enters()):
                 if not np.any(unit == -1):
                     found[keystr((*inside, *leaf))] = keystr(path), np.asarray(unit)
-        elif is_layer(node):
+        elif is_layer(node) and node.weight.ndim == 2:
             outputs = np.arange(node.weight.shape[0])
             axes = {"weight": outputs[:, None], "bias": outputs, "feedback_weight": outputs}
             found |= {keystr((*path, GetAttrKey(leaf))): (keystr(path), unit) for leaf, unit in axes.items()}

@@ -217,7 +217,8 @@ class Kalman(eqx.Module):
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
     def flops(self, trained: PyTree[Array], model: Any, *, outputs: int = 1, streams: int = 1) -> int:
-        """Floating-point operations of a step, without the pullbacks that give H."""
+        """Floating-point operations of a step, without the pullbacks that give H. XLA counts loops over rows once: for
+        more than one row this is a lower bound."""
         state = self.init(trained, model, outputs=outputs)
         count = outputs * streams
         rows = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), trained)
