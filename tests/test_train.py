@@ -65,7 +65,8 @@ def test_a_filter_may_be_mapped_over_its_numbers():
 
     def one(forgetting):
         kalman = sg.Kalman(forgetting=forgetting)
-        program = Program(MODEL, Loss(sg.losses.mse, None, sg.train.family(sg.losses.mse)), Filter(kalman, MODEL), Skip())
+        rule = Loss(sg.losses.mse, None, sg.train.family(sg.losses.mse))
+        program = Program(MODEL, rule, Filter(kalman, MODEL), Skip())
         return program.run(opened(program), xs, targets, None)[1].y
 
     together = jax.jit(jax.vmap(one))(jnp.array([0.99, 1.0]))

@@ -51,7 +51,7 @@ class LearnerState:
 
     @property
     def memory(self) -> Any:
-        """The parts, a `streamgrad.train.Memory`; of a state under `jax.vmap` with the leading axis that this gave it."""
+        """The parts, a `streamgrad.train.Memory`; of a state under `jax.vmap` with its leading axis."""
         try:
             return self.packing.unpack(self.arrays)
         except RuntimeError:
@@ -133,7 +133,7 @@ def frozen_leaves(layer: Recurrent):
         program = jax.make_jaxpr(parts)(shapes, state, x).jaxpr
     if all(learns):
         return None
-    reads = dependence(program, by_gradient=True)[:, : len(leaves)]
+    reads = dependence(program)[:, : len(leaves)]
     use = np.array([*learns, *[True] * (len(reads) - len(learns))])
     still = jax.tree.unflatten(treedef, [bool(flag) for flag in ~reads[use].any(0)])
     return jax.tree.map(lambda _, own: own is True, eqx.filter(cell, eqx.is_array), still, is_leaf=lambda v: v is None)

@@ -1,4 +1,4 @@
-"""Losses that are the log-likelihood of an exponential family, as a filter sees them: errors and their Fisher matrix."""
+"""Losses that are a log-likelihood of an exponential family: errors and their Fisher matrix, as a filter sees them."""
 
 from __future__ import annotations
 

@@ -46,7 +46,6 @@ class Guard(abc.ABC):
     def looked_at(self, memory: Memory, finding: Finding, sound: Array, streams: int | None) -> Memory:
         """The memory after a step, with what is to start anew."""
 
-
     def looked_back(
         self, program: Program, before: Memory, after: Memory, told: Told, steps: int
     ) -> tuple[Memory, Told]:

@@ -34,8 +34,8 @@ class Memory(NamedTuple):
 
     @property
     def optimiser(self) -> Any:
-        """The state of an Optax optimiser."""
-        return self.update.optimiser
+        """The state of an Optax optimiser, () of another update."""
+        return getattr(self.update, "optimiser", ())
 
 
 class Told(NamedTuple):

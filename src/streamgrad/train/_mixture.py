@@ -15,8 +15,8 @@ from ._program import Program
 
 
 class MixtureMemory(NamedTuple):
-    """`experts`: what each program knows; `mixing`: what is known of them; `waiting`: what was predicted and has not been
-    judged yet, oldest first, for `delay` steps; `steps`: as in a `Memory`."""
+    """`experts`: what each program knows; `mixing`: what is known of them; `waiting`: what was predicted and has not
+    been judged yet, oldest first, for `delay` steps; `steps`: as in a `Memory`."""
 
     experts: tuple[Memory, ...]
     mixing: MixingState
@@ -26,7 +26,7 @@ class MixtureMemory(NamedTuple):
     @property
     def skipped(self) -> Array:
         """Steps that some expert left out."""
-        return sum(jnp.sum(memory.skipped) for memory in self.experts)
+        return jnp.stack([jnp.sum(memory.skipped) for memory in self.experts]).sum()
 
 
 class MixtureProgram:

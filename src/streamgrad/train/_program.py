@@ -203,11 +203,12 @@ class Program:
             new, y = forward(parameters, carry, x)
             return y, new
 
-        def one(carry, x):
-            y, pull, new = jax.vjp(lambda parameters: predict(parameters, carry, x), parameters, has_aux=True)
-            return y, new, self.update.sensitivity(pull, y)
+        if (sensitivity := self.update.sensitivity) is not None:
 
-        if self.update.sensitivity is not None:
+            def one(carry, x):
+                y, pull, new = jax.vjp(lambda parameters: predict(parameters, carry, x), parameters, has_aux=True)
+                return y, new, sensitivity(pull, y)
+
             y, new, kept = one(carry, x) if self.streams is None else jax.vmap(one)(carry, x)
             return *jax.lax.stop_gradient((y, new)), None, kept
         together = lambda parameters: self._over_streams(predict, parameters)(carry, x)

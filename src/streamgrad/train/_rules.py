@@ -32,6 +32,19 @@ class Rule(abc.ABC):
     def wrong(self, finding: Finding) -> Array:
         """What a caller is told of the error, NaN where nothing came."""
 
+    def typed(self, y: Any, signal: Any) -> Any:
+        """The signal with a type that can say "missing"."""
+        del y
+        return signal
+
+    def score(self, y: Any, signal: Any) -> tuple[Array, Array]:
+        """The loss of each stream, NaN where nothing came, and whether something came: for late signals and windows."""
+        raise TypeError(f"{type(self).__name__} scores no prediction by itself: leave delay and windows out.")
+
+    def without(self, flag: Array, y: Any, signal: Any) -> Any:
+        """The signal of the prediction y, missing where the flag is set."""
+        raise TypeError(f"{type(self).__name__} cannot leave out a signal: leave delay and windows out.")
+
     def numbers(self, y: Any, signal: Any) -> Any:
         """What parts of a model that fit themselves see of a signal; None where a rule has nothing for them."""
         del y, signal
@@ -59,10 +72,9 @@ class Loss(Rule):
         del lead, dtype
         return ()
 
-    def score(self, y: Any, target: Any) -> tuple[Array, Array]:
-        """The loss of each stream, NaN where there is no target, and whether there is one."""
+    def score(self, y, signal):
         one = lambda y, target: scored(self.loss, y, target)
-        return one(y, target) if self.streams is None else jax.vmap(one)(y, target)
+        return one(y, signal) if self.streams is None else jax.vmap(one)(y, signal)
 
     def __call__(self, memory, y, signal, reset):
         del reset
@@ -82,13 +94,11 @@ class Loss(Rule):
     def wrong(self, finding):
         return finding.loss
 
-    def typed(self, y: Any, target: Any) -> Any:
-        """The target with a type that can say "missing"."""
-        return typed(self.loss, y, target)
+    def typed(self, y, signal):
+        return typed(self.loss, y, signal)
 
-    def without(self, flag: Array, y: Any, target: Any) -> Any:
-        """The target of the prediction y, missing where the flag is set."""
-        return missing_where(flag, self.typed(y, target))
+    def without(self, flag, y, signal):
+        return missing_where(flag, self.typed(y, signal))
 
     def numbers(self, y, signal):
         return numbers(y, self.typed(y, signal))
@@ -102,7 +112,7 @@ class Predicted(NamedTuple):
 
 
 class TemporalDifference(Rule):
-    """δ_t = c_t + γ_t y_t - y_{t-1}, of a signal (cumulant, γ, λ); γ and λ are those of the rule where they are None."""
+    """δ_t = c_t + γ_t y_t - y_{t-1}, of a signal (cumulant, γ, λ); where γ or λ is None it is that of the rule."""
 
     def __init__(self, gamma: Any, lam: Any, predictions: int):
         self.gamma, self.lam, self.predictions = gamma, lam, predictions

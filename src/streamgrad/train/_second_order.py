@@ -75,8 +75,9 @@ class Filter(Update):
             return state._replace(kalman=kalman), trained, sound
         error = error - _times(flat, state.moved).astype(error.dtype)
         kalman, moved = self.kalman(state.kalman, state.moved, flat, error, given, fisher=fisher)
+        still = lambda both: both
         move = lambda both: (jax.tree.map(jnp.zeros_like, both[0]), jax.tree.map(jnp.add, both[1], both[0]))
-        moved, trained = jax.lax.cond(evidence.due, move, lambda both: both, (moved, trained))
+        moved, trained = jax.lax.cond(evidence.due, move, still, (moved, trained))
         return state._replace(kalman=kalman, moved=moved), trained, sound
 
     def parts(self, state):
@@ -98,5 +99,5 @@ class Filter(Update):
 
 def _times(rows, moved):
     """H times a displacement of the parameters."""
-    parts = jax.tree.map(lambda h, d: h.reshape(len(h), -1) @ d.ravel(), rows, moved)
-    return sum(jax.tree.leaves(parts))
+    first, *rest = jax.tree.leaves(jax.tree.map(lambda h, d: h.reshape(len(h), -1) @ d.ravel(), rows, moved))
+    return sum(rest, first)
