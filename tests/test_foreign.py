@@ -42,18 +42,6 @@ class Flax:
         (Flax, r"\(Flax\) has an init.*init\(key=...\) -> carry"),
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else "",
-        "BatchNorm",
-        "Dropout",
-        "within",
-        "GRUCell",
-        "LSTMCell",
-        "Attention",
-        "two-inputs",
-        "class",
-        "cell",
-        "number",
-        "init",
-    ],
 )
 def test_what_asks_for_more_than_x_is_refused_by_name(place, make, said):
     with pytest.raises(TypeError, match=f"{place}.*{said}"):

@@ -97,7 +97,10 @@ class KeRNL(Online):
         traces, (zeta, omega, by_rate) = residual
         weight = self._bound()[0]
         delta = cotangent[0].astype(weight.dtype) @ weight
-        gradient = tuple((delta.astype(b.dtype) * b).astype(w.dtype) for b, w in zip(traces, core.weights, strict=True))
+        gradient = tuple(
+            (in_rank(delta, b.ndim).astype(b.dtype) * b).astype(w.dtype)
+            for b, w in zip(traces, core.weights, strict=True)
+        )
         by_core = eqx.tree_at(lambda bank: bank.weights, core, gradient)
         if not self.learn:
             return None, by_core

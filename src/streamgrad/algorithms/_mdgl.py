@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._ranks import in_rank
 from ..influence import Internal
 from ._algorithm import Online
 from ._banks import drive_cotangent, heard_back, require_bank
@@ -63,7 +64,10 @@ class MDGL(Online):
         else:
             heard = said_back(core, checked_types("MDGL", self.types, core.units), by_drive)
         own = Internal().pullback(core, now, cotangent)
-        hop = tuple((heard.astype(j.dtype) * j).astype(w.dtype) for j, w in zip(before, core.weights, strict=True))
+        hop = tuple(
+            (in_rank(heard, j.ndim).astype(j.dtype) * j).astype(w.dtype)
+            for j, w in zip(before, core.weights, strict=True)
+        )
         return None, eqx.tree_at(lambda bank: bank.weights, own, jax.tree.map(jnp.add, own.weights, hop))
 
     def traits(self, core: Any):

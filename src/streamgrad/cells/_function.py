@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -54,7 +54,7 @@ class Function(Cell):
     in_size: int = eqx.field(static=True)
     pattern: Structure = eqx.field(static=True)
     groups: Static = eqx.field(static=True)
-    mode: str = eqx.field(static=True)
+    mode: Literal["forward", "reverse", "both"] = eqx.field(static=True)
 
     def __init__(
         self,

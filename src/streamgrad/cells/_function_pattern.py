@@ -115,7 +115,7 @@ class Analysis:
             found = [at(*(draw(size=a.shape).astype(a.dtype) for a in self.arguments)) for _ in range(points)]
         for each in found:
             for derivative, pattern in zip(map(np.asarray, each), self.pattern[:2], strict=True):
-                if np.any(np.isfinite(derivative) & (derivative != 0) & ~pattern):
+                if pattern is not None and np.any(np.isfinite(derivative) & (derivative != 0) & ~pattern):
                     raise ValueError(
                         "Function: the detected sparsity pattern misses a non-zero derivative of step: "
                         "pass pattern='dense', and report the step as a bug of the detection."
