@@ -18,7 +18,7 @@ from .._memory import finite_by_stream, is_algorithm
 from .._order import computed
 from .._owned import refuse_consumed
 from .._select import select_bits
-from .._trained import check_update, checked_optimiser, still, trained, updated
+from .._trained import check_update, checked_optimiser, split, still, updated
 from ..cells._cell import check_sizes
 from ..nn import Sequential, due, restarted
 from ..readout import Readout
@@ -227,7 +227,7 @@ class TDLambda:
             # By bits: a branch would copy the carry at every step.
             fresh = self._fresh(st.model, jax.random.fold_in(st.key, st.count[0]))
             carry = restarted(carry, fresh, reset, select_bits)
-        parameters, static = eqx.partition(st.model, trained(st.model))
+        parameters, static = split(st.model)
         own = _own_rows(st.model, self.predictions)
 
         def slopes(carry, x):
@@ -373,7 +373,7 @@ class TDLambda:
 
     def _start(self, model, carry, key) -> TDState:
         lead = () if self.streams is None else (self.streams,)
-        parameters, own = eqx.filter(model, trained(model)), _own_rows(model, self.predictions)
+        parameters, own = split(model)[0], _own_rows(model, self.predictions)
         # The rows of a bank: one for each prediction, but where a parameter has a row for each of its own.
         rows = lambda leaf, own: leaf.shape if own else (self.predictions, *leaf.shape)
         dtype = jnp.result_type(*jax.tree.leaves(parameters))
@@ -426,14 +426,14 @@ class TDLambda:
                 f"The model predicts shape {made.shape}, expected {st.prediction.shape}: give "
                 "TDLambda(predictions=...) the number of predictions that the model makes."
             )
-        check_update(self._optimise(st.model), eqx.filter(st.model, trained(st.model)), {}, "TDLambda")
+        check_update(self._optimise(st.model), split(st.model)[0], {}, "TDLambda")
         self._checked.add(seen)
 
 
 def _own_rows(model, predictions: int):
     """For each trained parameter, whether its rows belong to one prediction each: those of a last `Readout`; with a
     single prediction all are its own."""
-    parameters = eqx.filter(model, trained(model))
+    parameters = split(model)[0]
     marks = jax.tree.map(lambda leaf: predictions == 1, parameters)
     last = model.layers[-1] if isinstance(model, Sequential) else None
     if predictions == 1 or not isinstance(last, Readout) or last.feedback_weight is not None:
