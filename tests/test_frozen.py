@@ -1,6 +1,6 @@
 """What no gradient trains, no optimiser moves; what one moves keeps its type."""
 
-import typing
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -56,7 +56,7 @@ def core_of(cell):
 
 
 def learner_of(name, model):
-    options = dict(update_every=3) if name == "window" else {}
+    options: Any = dict(update_every=3) if name == "window" else {}
     return sg.Learner(model, DECAY, loss=sg.losses.mse, **options)
 
 
@@ -86,7 +86,8 @@ def test_what_no_gradient_trains_stays_under_decay_and_noise(kind, name):
 
 def test_adamw_decays_nothing_frozen_in_a_loop_of_your_own():
     model = sg.nn.Sequential([lru(sg.Frozen()), sg.Readout(2, 1, key=KEY, feedback="random")])
-    parameters = eqx.filter(model, eqx.is_inexact_array)
+    parameters: Any = eqx.filter(model, eqx.is_inexact_array)
+    updates: Any
     optimiser = sg.optimisers.adamw(model, 1e-1)
     zeros = jax.tree.map(jnp.zeros_like, parameters)
     with jax.numpy_dtype_promotion("standard"):
@@ -124,6 +125,7 @@ def test_a_parameter_keeps_its_type_under_a_rate_in_float64(dtype, make):
     rate = np.logspace(-1, -2, 2)[0]
     assert rate.dtype == np.float64
     model = Plain(jnp.ones((1, 2), dtype))
+    taught: Any
     xs, ys = np.ones((4, 2)), np.full((4, 1), 3.0)
     if make is sg.td.TDLambda:
         taught = sg.td.TDLambda(model, optax.sgd(rate), gamma=0.9)
@@ -177,10 +179,13 @@ def test_optimisers_hear_of_the_loss():
     rng = np.random.default_rng(0)
     xs, ys = rng.normal(size=(12, 2)), rng.normal(size=(12, 1))
     loss = lambda m, x, y: sg.losses.mse(m((), x)[1], y)
+    plain: Any
+    memory: Any = ()
     for every in (1, 3):
         taught = sg.Learner(model, plateau, loss=sg.losses.mse, update_every=every)
         st, _ = taught.run(taught.init(key=KEY), xs, ys)
-        plain, memory = model, typing.cast(typing.Any, plateau.init(typing.cast(typing.Any, model)))
+        plain = model
+        memory = plateau.init(plain)
         for k in range(0, 12, every):
             both = [jax.value_and_grad(loss)(plain, *map(jnp.asarray, (xs[j], ys[j]))) for j in range(k, k + every)]
             value, gradient = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *both)

@@ -21,6 +21,13 @@ def trained(model: Any) -> PyTree[bool]:
     return jax.tree.map(lambda leaf, own: eqx.is_inexact_array(leaf) and not own, arrays, untrained(model))
 
 
+def split(model: Any) -> tuple[Any, Any]:
+    """The model's parameters that an optimiser moves, and all else of it: `eqx.combine` of both is the model."""
+    arrays, rest = eqx.partition(model, eqx.is_array)
+    parameters, fixed = eqx.partition(arrays, trained(model))
+    return parameters, eqx.combine(fixed, rest)
+
+
 def checked_optimiser(made: Any, model: Any, who: str) -> optax.GradientTransformation:
     """The optimiser, or what a function of the model makes. Raises `TypeError`, by name, for one that cannot move the
     model's parameters, and for parameters that are complex."""
@@ -38,14 +45,14 @@ def checked_optimiser(made: Any, model: Any, who: str) -> optax.GradientTransfor
         made = made(model)
         if not isinstance(made, optax.GradientTransformation):
             raise TypeError(f"{who}: the function of the model must return an Optax optimiser, got {made!r}.")
-    parameters = eqx.filter(model, trained(model))
+    parameters = split(model)[0]
     for path, leaf in jax.tree_util.tree_leaves_with_path(parameters):
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             name = jax.tree_util.keystr(path)
             raise TypeError(
-                f"Parameter {name} is complex ({leaf.dtype}), and JAX's gradient is its "
-                "conjugate, so that an optimiser would climb: keep real and imaginary parts as two real leaves and join "
-                "them in the call, or wrap a layer that does not learn in sg.nn.Fixed."
+                f"Parameter {name} is complex ({leaf.dtype}), and JAX's gradient is its conjugate, so an optimiser "
+                "would climb: keep real and imaginary parts as two real leaves and join them in the call, or wrap a "
+                "layer that does not learn in sg.nn.Fixed."
             )
     try:
         if _name(made) == "lookahead":

@@ -22,16 +22,16 @@ def entrywise(entries: Callable[[Any, Any], Any], *, labels: bool = False) -> Ca
     - `labels`: integer targets are labels, of which a negative one is missing; else they are numbers like any other.
     """
 
-    @functools.wraps(entries)
     def loss(prediction, target):
         leaves = jax.tree.leaves(jax.tree.map(entries, prediction, target))
         if len(leaves) == 1:
             return jnp.mean(leaves[0])
         return sum(jnp.sum(leaf) for leaf in leaves) / sum(leaf.size for leaf in leaves)
 
+    named: Any = functools.update_wrapper(loss, entries)
     # What a learner asks of a loss: a function of another's making has neither.
-    loss.entries, loss.labels = entries, labels  # pyright: ignore[reportFunctionMemberAccess]
-    return loss
+    named.entries, named.labels = entries, labels
+    return named
 
 
 @entrywise

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from .. import _health as health
 from .._growth import grown
 from .._memory import fitted, is_algorithm
-from .._trained import check_update, checked_optimiser, trained
+from .._trained import check_update, checked_optimiser, split, trained
 from ..cells._cell import check_sizes
 from ..nn import Sequential, due
 from ..readout import Readout
@@ -278,7 +278,7 @@ class TDLambda:
                 f"The model predicts shape {made.shape}, expected {st.prediction.shape}: give "
                 "TDLambda(predictions=...) the number of predictions that the model makes."
             )
-        check_update(self._optimise(st.model), eqx.filter(st.model, trained(st.model)), {}, "TDLambda")
+        check_update(self._optimise(st.model), split(st.model)[0], {}, "TDLambda")
         self._checked.add(seen)
 
 
@@ -315,7 +315,7 @@ def _parts(memory: Memory, model: Any) -> Parts:
 def _own_rows(model, predictions: int):
     """For each trained parameter, whether its rows belong to one prediction each: those of a last `Readout`; with a
     single prediction all are its own."""
-    parameters = eqx.filter(model, trained(model))
+    parameters = split(model)[0]
     marks = jax.tree.map(lambda leaf: predictions == 1, parameters)
     last = model.layers[-1] if isinstance(model, Sequential) else None
     if predictions == 1 or not isinstance(last, Readout) or last.feedback_weight is not None:

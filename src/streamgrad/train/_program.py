@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._inference import serving, without_traces
 from .._memory import states_only
-from .._trained import still, trained
+from .._trained import split, still, trained
 from ..estimators import Differentiate, Estimator
 from ..nn import restarted
 from ._delay import Delay
@@ -25,7 +25,7 @@ from ._window import Window
 
 def parameters(model: Any) -> PyTree[Array]:
     """The trained parameters of a model, None in the place of all else."""
-    return eqx.filter(model, trained(model))
+    return split(model)[0]
 
 
 class Program:
