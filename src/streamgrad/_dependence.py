@@ -54,7 +54,7 @@ def _within(eqn: jex.JaxprEqn) -> np.ndarray | None:
         body, stops = _opened(params["body_jaxpr"]), _opened(params["cond_jaxpr"])[0]
         carried = _turned(body, constants, len(body))
         # How many turns there are is read by all that a turn changes.
-        changed = (body != np.eye(*body.shape, constants, dtype=bool)).any(1)
+        changed = (body != np.eye(len(body), body.shape[1], constants, dtype=bool)).any(1)
         told = np.concatenate([stops[:skip], _through(stops[None, skip:], carried)[0]])
         padded = np.concatenate([np.zeros((len(carried), skip), bool), carried], axis=1)
         return padded | (changed[:, None] & told)

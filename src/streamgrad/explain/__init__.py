@@ -182,8 +182,8 @@ def _report(path, paths, layer, traits, causes) -> LayerReport:
 
 def _worst(causes) -> Verdict:
     """What is left of an exact gradient."""
-    order: list[Verdict] = ["biased", "unknown", "unbiased"]
-    return next((verdict for verdict in order if any(cause.verdict == verdict for cause in causes)), "exact")
+    order: list[Verdict] = ["biased", "unknown", "unbiased", "exact"]
+    return next(verdict for verdict in order if verdict == "exact" or any(c.verdict == verdict for c in causes))
 
 
 def _reason(causes) -> str:

@@ -37,12 +37,13 @@ def is_no_matter(program: Program, stop: Node) -> bool:
 
 def _moves(node: Node, moves: dict[Node, Moves | None]) -> Moves | None:
     found = [moves.get(own, Moves("shift", 0, ())) for own in node.inputs]
-    moving = [own for own in found if own is None or own.by]
-    if any(own is None for own in moving):
+    known = [own for own in found if own is not None]
+    if len(known) < len(found):
         return None
+    moving = [own for own in known if own.by]
     first = moving[0]
     if node.kind == "select":
-        same = node.inputs[0] not in moves and all(own == first for own in found[1:])
+        same = node.inputs[0] not in moves and all(own == first for own in known[1:])
         return first if same else None
     if node.kind != "op":
         return None
@@ -57,12 +58,12 @@ def _moves(node: Node, moves: dict[Node, Moves | None]) -> Moves | None:
         gone = [int(axis) for axis in params["axes"]]
         kept = tuple(axis - sum(g < axis for g in gone) for axis in first.axes)
         return None if set(gone) & set(first.axes) else first._replace(axes=kept)
-    if name not in _ELEMENTWISE or any(own.axes != first.axes for own in moving):  # type: ignore[union-attr]
+    if name not in _ELEMENTWISE or any(own.axes != first.axes for own in moving):
         return None
-    return _elementwise(name, [own for own in found if own is not None], first, len(moving))
+    return _elementwise(name, known, first)
 
 
-def _elementwise(name: str, found: list[Moves], first: Moves, moving: int) -> Moves | None:
+def _elementwise(name: str, found: list[Moves], first: Moves) -> Moves | None:
     signs = {"add": (1, 1), "sub": (1, -1), "mul": (1, 1), "div": (1, -1), "neg": (-1,)}
     if name in ("exp", "log"):
         of, to = ("shift", "scale") if name == "exp" else ("scale", "shift")

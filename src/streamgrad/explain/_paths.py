@@ -137,11 +137,10 @@ class Paths(Plain):
         self._traces: set[Node] = set()
         for group, signature in self.owners.groups.items():
             for place, node in enumerate(group.values):
-                slot = self.owners.slot(node)
-                for one in {node, slot}:
+                for one in {node, self.owners.slot(node) or node}:
                     self._owner.setdefault(one, []).append((group, signature))
-                if place >= group.states:
-                    self._traces |= {node, slot}
+                    if place >= group.states:
+                        self._traces.add(one)
         self._varies = self._varying()
         self._past: dict[Node, Ways] = {
             node: self._started(node, ways) for node, ways in zip(old, start, strict=True) if node not in self._traces

@@ -186,10 +186,11 @@ class Program:
 
     def _plain(self, eqn: jex.JaxprEqn, inputs: list[Node]) -> list[Node]:
         name, params, out = eqn.primitive.name, eqn.params, eqn.outvars
-        aval = out[0].aval if out else None
+        aval: Any = out[0].aval if out else None
         if len(inputs) == 1 and len(out) == 1:
             (one,) = inputs
-            same = eqn.invars[0].aval.dtype == aval.dtype and one.shape == tuple(aval.shape)
+            before: Any = eqn.invars[0].aval
+            same = before.dtype == aval.dtype and one.shape == tuple(aval.shape)
             if same and name in ("convert_element_type", "reshape", "broadcast_in_dim", "squeeze"):
                 return [one]
             if name == "squeeze" and tuple(params["dimensions"]) == (0,) and (at := _row(one)) is not None:

@@ -25,7 +25,12 @@ def judge(rule: Rule) -> Cause | None:
     name = _name(rule.eqn)
     inner: jex.ClosedJaxpr = params["call_jaxpr"]
     forward = rule.eqn.primitive.name == "custom_jvp_call"
-    same = _agree(_alone(rule.eqn), lambda *args: _raw(inner.jaxpr, inner.consts, args), inner.in_avals, forward)
+    same = _agree(
+        _alone(rule.eqn, inner.jaxpr.debug_info),
+        lambda *args: _raw(inner.jaxpr, inner.consts, args),
+        inner.in_avals,
+        forward,
+    )
     if same is False:
         return Cause("rule", name, f"the derivative of {name} (a surrogate: not the true one)")
     if same and forward:
@@ -67,13 +72,12 @@ def _name(eqn: jex.JaxprEqn) -> str:
     return "a filter_custom_vjp or a layer that the model makes itself" if name == "fn_wrapped" else name
 
 
-def _alone(eqn: jex.JaxprEqn):
+def _alone(eqn: jex.JaxprEqn, debug_info):
     """The function that one equation is."""
     inputs = [jex.Var(var.aval) for var in eqn.invars]
-    own = eqn.replace(invars=inputs)
-    info = eqn.params["call_jaxpr"].jaxpr.debug_info._replace(arg_names=None, result_paths=None)
-    jaxpr = jex.Jaxpr([], inputs, own.outvars, [own], debug_info=info)
-    return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, []))
+    own = eqn.replace(invars=list[Any](inputs))
+    info = debug_info._replace(arg_names=None, result_paths=None)
+    return jex.jaxpr_as_fun(jex.ClosedJaxpr(jex.Jaxpr([], inputs, own.outvars, [own], debug_info=info), []))
 
 
 def _raw(jaxpr: jex.Jaxpr, consts: Any, args: Any) -> list[Any]:
@@ -82,17 +86,14 @@ def _raw(jaxpr: jex.Jaxpr, consts: Any, args: Any) -> list[Any]:
     read = lambda atom: atom.val if isinstance(atom, jex.Literal) else known[atom]
     for eqn in jaxpr.eqns:
         inputs = [read(atom) for atom in eqn.invars]
-        inner = eqn.params.get("call_jaxpr", eqn.params.get("jaxpr"))
+        inner: Any = eqn.params.get("call_jaxpr", eqn.params.get("jaxpr"))
         if eqn.primitive.name == "stop_gradient":
             outs = inputs
         elif eqn.primitive.name in (*_RULES, "jit", "pjit", "closed_call", "remat2", "checkpoint"):
             closed = isinstance(inner, jex.ClosedJaxpr)
             outs = _raw(inner.jaxpr if closed else inner, inner.consts if closed else [], inputs)
         else:
-            info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
-            alone = [jex.Var(var.aval) for var in eqn.invars]
-            program = jex.Jaxpr([], alone, eqn.outvars, [eqn.replace(invars=alone)], debug_info=info)
-            outs = jex.jaxpr_as_fun(jex.ClosedJaxpr(program, []))(*inputs)
+            outs = _alone(eqn, jaxpr.debug_info)(*inputs)
         known |= zip(eqn.outvars, outs, strict=True)
     return [read(atom) for atom in jaxpr.outvars]
 
