@@ -1,5 +1,7 @@
 """Building blocks for models: anything with `init(key=)` and `(carry, x) -> (carry, y)`, one step at a time."""
 
+from .._moments import Moments as Moments, update_moments as update_moments
+from .._persistent import Persistent as Persistent
 from ._ccn import ColumnStage as ColumnStage, Statistics as Statistics, ccn as ccn
 from ._compose import Parallel as Parallel, Residual as Residual, Sequential as Sequential
 from ._constructive import Constructive as Constructive, Grown as Grown, due as due
@@ -9,9 +11,7 @@ from ._fixed import Fixed as Fixed
 from ._gated import GatedLinear as GatedLinear
 from ._lags import Lags as Lags
 from ._low_pass import LowPass as LowPass
-from .._moments import Moments as Moments, update_moments as update_moments
 from ._normalise import Normalise as Normalise
-from .._persistent import Persistent as Persistent
 from ._running_mean import RunningMean as RunningMean
 from ._unroll import (
     Resets as Resets,

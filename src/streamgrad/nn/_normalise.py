@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from .._dtypes import default_dtype, trace_dtype
-from ..cells._cell import check_sizes
 from .._moments import Moments, advance
+from ..cells._cell import check_sizes
 
 
 class Normalise(eqx.Module):
@@ -86,4 +86,3 @@ class Normalise(eqx.Module):
         wide = dataclasses.replace(self, size=size)
         fresh = wide.init(key=jax.random.key(0))
         return wide, jax.tree.map(lambda new, old: new.at[: self.size].set(old), fresh, carry)
-

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key, PyTree
 
+from .._persistent import Persistent
 from .._select import select
 from ..recurrent import Recurrent
-from .._persistent import Persistent
 
 #: Where a sequence begins anew, and the keys of fresh carries; None: nowhere.
 Resets = tuple[Bool[Array, " time"], Key[Array, " time"]] | None

@@ -169,7 +169,7 @@ class Encoder:
                 if sizes:
                     begins, scale = SCALE, float(np.median(sizes))
                     count, square = len(sizes), float(np.mean(np.minimum(sizes, WILD * scale) ** 2))
-                    early, recent = [scale] * SETTLE, collections.deque((), RECENT)
+                    early, recent = [scale] * SETTLE, collections.deque(maxlen=RECENT)
                 bound = JUMP * math.sqrt(square) if scale == scale and square > 0 else math.inf
                 if begins:
                     level = before if size <= bound else value

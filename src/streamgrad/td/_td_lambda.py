@@ -199,7 +199,9 @@ class TDLambda:
         """What is growing out of bounds or was skipped, with the likely cause: ask now and then in a long run.
         Empty when all is well."""
         own = untrained(st.model)
-        trained = jax.tree.map(lambda leaf, own: eqx.is_inexact_array(leaf) and not own, eqx.filter(st.model, eqx.is_array), own)
+        trained = jax.tree.map(
+            lambda leaf, own: eqx.is_inexact_array(leaf) and not own, eqx.filter(st.model, eqx.is_array), own
+        )
         found = health.warnings(st, trained)
         if (size := health.largest(st.trace)) > health.LARGE_TRACE:
             found.append(
