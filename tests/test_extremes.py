@@ -116,7 +116,12 @@ def _lasting(errors, warnings) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("part", PARTS)
+# One of each kind of state in every run of the tests, the others among the slow ones.
+QUICK = {"Normalise", "RLS", "LowPass", "sg rmsprop", "momentum", "LSTM"}
+EACH = [part if part in QUICK else pytest.param(part, marks=pytest.mark.slow) for part in PARTS]
+
+
+@pytest.mark.parametrize("part", EACH)
 def test_one_extreme_number_does_not_last(part):
     with jax.enable_x64(False):
         model, optimiser = PARTS[part]()

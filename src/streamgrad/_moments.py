@@ -1,4 +1,4 @@
-"""Running mean and variance that one wild value, or a wild start, cannot hold for ever."""
+"""A running mean and variance that no wild value, and no wild start, decides for ever."""
 
 from __future__ import annotations
 

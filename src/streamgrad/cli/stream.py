@@ -7,6 +7,8 @@ come from a file in blocks, from a pipe one by one, or after a crash and a resum
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import re
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -18,13 +20,15 @@ import numpy as np
 from streamgrad import checkpoint
 from streamgrad.cli.journal import Journal
 from streamgrad.cli.progress import Progress, seconds_since_start
-from streamgrad.data import Source
+from streamgrad.data import Source, SourceError
 from streamgrad.tasks.encoding import Encoder
 from streamgrad.tasks.floors import Floors
 from streamgrad.tasks.forecast import Forecaster
 from streamgrad.tasks.scores import Scores
 
 HEALTH = 50_000  # rows between two looks at whether anything grows out of bounds
+# What checkpoints of before do not hold.
+ADDED = re.compile(r"\['(fingerprint|anchors|newer|recent|level)'\]$|\.sizes\.|\.restarts$")
 PATIENCE = 30.0  # seconds after which a slow stream is checkpointed, whatever the number of rows
 
 
@@ -61,6 +65,7 @@ class Run:
         self.scores = Scores(["network", *floors.names])
         self.row = 0
         self.missing = np.zeros(len(columns), np.int64)
+        self.fingerprint = np.frombuffer(hashlib.sha256(b"rows").digest(), np.uint8)  # of the rows learned
         self.pending = np.full((encoder.horizon, len(self.scores.methods)), np.nan)
         self.first_forecast: float | None = None
         self.speed: float | None = None  # rows a second, the first portion (compiling) left out
@@ -74,16 +79,21 @@ class Run:
     def _state(self) -> dict[str, Any]:
         parts = {"encoder": self.encoder, "floors": self.floors, "scores": self.scores}
         state = {name: part.state for name, part in parts.items()}
-        counts = {"missing": self.missing, "pending": self.pending}
+        counts = {"missing": self.missing, "pending": self.pending, "fingerprint": self.fingerprint}
         return {**state, "run": counts, "forecaster": self.forecaster.state}
 
     def resume(self) -> checkpoint.Checkpoint:
         """Go on from the newest valid checkpoint. Raises `CheckpointError` where there is none."""
-        saved = checkpoint.load(self.checkpoints, self._state(), config=self.config)
+        unknown = {**self._state(), "run": {**self._state()["run"], "fingerprint": np.zeros_like(self.fingerprint)}}
+        saved = checkpoint.load(
+            self.checkpoints, unknown, config=self.config, added=lambda name: bool(ADDED.search(name))
+        )
         self.encoder.state = saved.tree["encoder"]
         self.floors.state = saved.tree["floors"]
         self.scores.state = saved.tree["scores"]
-        self.missing, self.pending = (saved.tree["run"][k] for k in ("missing", "pending"))
+        self.missing, self.pending, self.fingerprint = (
+            saved.tree["run"][name] for name in ("missing", "pending", "fingerprint")
+        )
         self.forecaster.state = saved.tree["forecaster"]
         self.row = self._saved_row = saved.step
         self._lengths = saved.meta["lengths"]
@@ -127,7 +137,7 @@ class Run:
             Progress(self.source.name, self.row) as progress,
         ):
             try:
-                for rows in self.source.read(self.columns, self.row if replay else 0):
+                for rows in self._after() if replay else self.source.read(self.columns):
                     for part in self._portions(rows):
                         self._learn(part, journal)
                         if from_row < 0 and len(part):
@@ -154,6 +164,32 @@ class Run:
                     self._save(journal)
         return "stopped" if stop.asked else "end"
 
+    def _after(self) -> Iterator[np.ndarray]:
+        """The rows after those that were learned, which must be the first ones of the source.
+
+        Raises `SourceError` where they are others."""
+        if not self.fingerprint.any():  # a checkpoint of before: it does not know
+            yield from self.source.read(self.columns, self.row)
+            return
+        row = self.row  # it grows while these rows are used
+        at, found = 0, hashlib.sha256(b"rows").digest()
+        for rows in self.source.read(self.columns):
+            learned = rows[: row - at]
+            at, found = at + len(learned), _fingerprint(found, learned)
+            if at == row and len(learned) and found != self.fingerprint.tobytes():
+                raise SourceError(
+                    f"the first {row:,} rows of {self.source.name} are not those that the checkpoint was made from, "
+                    f"so nothing was learned. Give the same stream; to go on with new rows that a file of its own holds, "
+                    f"`streamgrad learn - --resume --continues --out {self.folder} ... < FILE`; or start anew without "
+                    "--resume."
+                )
+            yield rows[len(learned) :]
+        if at < row:
+            raise SourceError(
+                f"{self.source.name} ends before data row {row}, where the checkpoint was made: it is another or a "
+                "shortened stream. Give the same one, or start anew without --resume."
+            )
+
     def _portions(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """Cut at the rows where metrics are written and where the forecaster's portion is full.
 
@@ -174,6 +210,8 @@ class Run:
             return
         self._whole = False
         self.missing = self.missing + np.isnan(rows).sum(axis=0)
+        if self.fingerprint.any():
+            self.fingerprint = np.frombuffer(_fingerprint(self.fingerprint.tobytes(), rows), np.uint8)
         encoded = self.encoder(rows)
         outputs = self.forecaster(encoded.inputs, encoded.learn)  # runs while the floors are made
         floors = self.floors(encoded)
@@ -210,6 +248,14 @@ class Run:
         """Columns in which nothing ever varied."""
         count, _, variance = self.encoder.state["moments"].T
         return [c for c, n, v in zip(self.columns, count, variance) if n > 1 and v == 0]
+
+
+def _fingerprint(before: bytes, rows: np.ndarray) -> bytes:
+    """After more rows, one by one: the same in whatever portions they come."""
+    plain = np.where(np.isnan(rows), np.nan, rows + 0.0).astype("<f8")  # one NaN, one zero
+    for row in plain:
+        before = hashlib.sha256(before + row.tobytes()).digest()
+    return before
 
 
 class _Stop:

@@ -86,4 +86,3 @@ class Normalise(eqx.Module):
         wide = dataclasses.replace(self, size=size)
         fresh = wide.init(key=jax.random.key(0))
         return wide, jax.tree.map(lambda new, old: new.at[: self.size].set(old), fresh, carry)
-
