@@ -100,10 +100,9 @@ def test_the_drivers_can_be_traced_under(name):
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_learner_runs_under(name):
     """With all of its targets: a missing one is NaN, by which `jax_debug_nans` stops (see the FAQ)."""
-    xs = np.random.default_rng(0).normal(size=(4, 3))
+    xs, rule = np.random.default_rng(0).normal(size=(4, 3)), learner()
     with flag(name, NUMBERS[name]):
-        rule = learner()
-        st, _ = rule.step(rule.init(key=KEY), xs[0], xs[0, :1])
+        st, _ = rule.step(rule.init(key=jax.random.key(1)), xs[0], xs[0, :1])
         st, out = rule.run(st, xs[1:], xs[1:, :1])
         assert st.steps == 4 and np.isfinite(out.loss).all() and rule.warnings(st) == []
 
