@@ -145,6 +145,7 @@ class Learner:
         self._template = eqx.filter(model, eqx.is_array)
         options = compiler_options(batched=streams is not None)
         compiled = functools.partial(jax.jit, donate_argnums=0, compiler_options=options)
+        self._one = jax.jit(self._program.step)  # traced once for all programs that hold it
         self._step, self._run = compiled(self._packed_step), compiled(self._packed_run)
         # Under a transformation of the user's the compiler's options are the user's, and so are the buffers.
         self._step_within = jax.jit(functools.partial(self._packed_step, count=1))
@@ -347,7 +348,7 @@ class Learner:
     def _packed_run(self, st: LearnerState, inputs, count=None):
         inputs = jax.tree.map(jnp.asarray, inputs)
         count = len(inputs[-1]) if count is None else count
-        memory, told = loop(self._program.step, st.memory, inputs, count)
+        memory, told = loop(self._one, st.memory, inputs, count)
         return LearnerState(st.packing.pack(memory), st.packing), Output(*told)
 
     @functools.cached_property
