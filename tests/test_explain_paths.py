@@ -501,6 +501,19 @@ def test_another_wiring_of_the_same_sizes_is_refused():
         stale(own.init(key=KEYS[0]), jnp.ones(N))
 
 
+class MadeAnew(sg.cells.Vanilla):
+    """A cell whose unit is another function each time it is asked for."""
+
+    @property
+    def unit(self):
+        return lambda state, drives: (jnp.tanh(drives[0]),)
+
+
+def test_a_cell_that_makes_its_functions_anew_keeps_its_plan():
+    own = layer(kind=MadeAnew)
+    own(own.init(key=KEYS[0]), jnp.ones(N))
+
+
 def test_new_weights_and_another_precision_are_welcome():
     own = layer()
     for cell in (
