@@ -14,7 +14,7 @@ def chosen(a, b, c, d):
 
 def shifted(a, b, c, d):
     def turn(carry, x):
-        return (carry[1], carry[0], carry[2]), x * carry[2]
+        return (carry[1], carry[2], carry[2] * x), carry[0]
 
     return jax.lax.scan(turn, (a, b, c), jnp.stack([d, d]))
 
@@ -39,7 +39,7 @@ def called(a, b, c, d):
 
 CASES = {
     chosen: ["abc", "c", "ad"],
-    shifted: ["ab", "ab", "c", "cd"],
+    shifted: ["abcd", "bcd", "cd", "abcd"],
     counted: ["abd", "abcd", "c"],
     called: ["d", "c", "b", "a", "a"],
 }

@@ -11,13 +11,15 @@ KEYS = jax.random.split(jax.random.key(0), 4)
 N = 3
 
 
-def layer(in_size=N, k=0, algorithm=None, kind=sg.cells.GRU):
+def layer(in_size=N, k=0, algorithm=None, kind=sg.cells.Vanilla):
     return sg.Recurrent(kind(in_size, N, key=KEYS[k]), algorithm or sg.RTRL())
 
 
 def stacked(count=2, algorithm=None):
     """Layers of one shape as one module whose arrays have a leading axis."""
-    return eqx.filter_vmap(lambda key: sg.Recurrent(sg.cells.GRU(N, N, key=key), algorithm or sg.RTRL()))(KEYS[:count])
+    return eqx.filter_vmap(lambda key: sg.Recurrent(sg.cells.Vanilla(N, N, key=key), algorithm or sg.RTRL()))(
+        KEYS[:count]
+    )
 
 
 def weight(layer):
@@ -499,10 +501,23 @@ def test_another_wiring_of_the_same_sizes_is_refused():
         stale(own.init(key=KEYS[0]), jnp.ones(N))
 
 
+class MadeAnew(sg.cells.Vanilla):
+    """A cell whose unit is another function each time it is asked for."""
+
+    @property
+    def unit(self):
+        return lambda state, drives: (jnp.tanh(drives[0]),)
+
+
+def test_a_cell_that_makes_its_functions_anew_keeps_its_plan():
+    own = layer(kind=MadeAnew)
+    own(own.init(key=KEYS[0]), jnp.ones(N))
+
+
 def test_new_weights_and_another_precision_are_welcome():
     own = layer()
     for cell in (
-        sg.cells.GRU(N, N, key=KEYS[1]),
+        sg.cells.Vanilla(N, N, key=KEYS[1]),
         jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if eqx.is_array(leaf) else leaf, own.cell),
     ):
         other = eqx.tree_at(lambda layer: layer.cell, own, cell, is_leaf=lambda node: node is own.cell)

@@ -42,8 +42,8 @@ def warnings(memory: Memory | TDState, trained: Any) -> list[str]:
         if not is_carry(carry):
             if (size := largest(carry)) > LARGE_STATE:
                 found.append(
-                    f"{where} holds {size:.1e}: a layer without an influence (a running mean, lags, features) remembers "
-                    "an extreme input. Normalise before it (sg.nn.Normalise), or reset it."
+                    f"{where} holds {size:.1e}: a layer without an influence (a running mean, lags, features) "
+                    "remembers an extreme input. Normalise before it (sg.nn.Normalise), or reset it."
                 )
             continue
         if (size := largest(carry.state)) > LARGE_STATE:

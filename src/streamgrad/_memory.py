@@ -135,7 +135,7 @@ def frozen_leaves(layer: Recurrent):
         return None
     reads = dependence(program)[:, : len(leaves)]
     use = np.array([*learns, *[True] * (len(reads) - len(learns))])
-    still = jax.tree.unflatten(treedef, (~reads[use].any(axis=0)).tolist())
+    still = jax.tree.unflatten(treedef, [bool(flag) for flag in ~reads[use].any(axis=0)])
     return jax.tree.map(lambda _, own: own is True, eqx.filter(cell, eqx.is_array), still, is_leaf=lambda v: v is None)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Inexact, Num, PRNGKeyArray
 
 from .algorithms import Algorithm, Carry
 from .algorithms._modes import check_modes
-from .cells import Cell
+from .cells import Cell, Core
 
 
 class Plan:
@@ -23,7 +23,9 @@ class Plan:
 
     def __init__(self, cell: Cell, *, binding: bool = True):
         self.binding, self.kind, self.shapes = binding, type(cell).__name__, _sizes(cell)
-        self.structure = jax.tree.structure(cell.core())
+        structure, again = (jax.tree.structure(cell.core()) for _ in range(2))
+        # A core that holds a new function each time says nothing by its structure.
+        self.structure = structure if structure == again else None
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -33,7 +35,7 @@ class Plan:
     def __hash__(self) -> int:
         return hash((self.kind, tuple(self.shapes.items())))
 
-    def check(self, cell: Cell) -> None:
+    def check(self, cell: Cell, core: Core) -> None:
         """Refuse, with `ValueError`, a cell of another kind, wiring or size than the one that was planned for."""
         if not self.binding:
             return
@@ -43,7 +45,7 @@ class Plan:
         elif shapes != self.shapes:
             name = next(k for k in self.shapes | shapes if self.shapes.get(k) != shapes.get(k))
             what = f"a {kind} with {name} of shape {shapes.get(name)}, planned was {self.shapes.get(name)}"
-        elif jax.tree.structure(cell.core()) != self.structure:
+        elif self.structure is not None and jax.tree.structure(core) != self.structure:
             what = f"a {kind} of other wiring or options"
         else:
             return
@@ -111,8 +113,9 @@ class Recurrent(eqx.Module):
         self, carry: Carry, x: Num[Array, " in_size"], *, context=None
     ) -> tuple[Carry, Inexact[Array, " out_size"]]:
         """One step: the carry and an input to the new carry and the cell's output."""
-        self._check(carry, x)
-        carry = self.algorithm.step(self.cell.core(), carry, x, context=context)
+        core = self.cell.core()
+        self._check(core, carry, x)
+        carry = self.algorithm.step(core, carry, x, context=context)
         return carry, self.cell.output(carry.state, x)
 
     def unroll(
@@ -122,16 +125,16 @@ class Recurrent(eqx.Module):
         see `sg.nn.unroll`. The trace of the new carry is empty: credit starts anew."""
         if jnp.ndim(xs) != 2:
             raise ValueError(f"unroll expects inputs of shape (time, {self.cell.in_size}), got {jnp.shape(xs)}.")
-        self._check(carry, jax.ShapeDtypeStruct(jnp.shape(xs)[1:], jnp.result_type(xs)), traced=False)
         core = self.cell.core()
+        self._check(core, carry, jax.ShapeDtypeStruct(jnp.shape(xs)[1:], jnp.result_type(xs)), traced=False)
         starts = None if resets is None else (resets[0], self.cell.init_state())
         states = self.algorithm.unroll(core, carry.state, xs, starts)
         last = jax.lax.stop_gradient(jax.tree.map(lambda leaf: leaf[-1], states))
         empty = jax.tree.map(jnp.zeros_like, carry.trace)
         return Carry(last, empty), jax.vmap(self.cell.output)(states, xs)
 
-    def _check(self, carry, x, traced: bool = True) -> None:
-        self.plan.check(self.cell)
+    def _check(self, core, carry, x, traced: bool = True) -> None:
+        self.plan.check(self.cell, core)
         if jnp.shape(x) != (self.cell.in_size,):
             raise ValueError(
                 f"{type(self.cell).__name__} expects an input of shape ({self.cell.in_size},), got {jnp.shape(x)}. "

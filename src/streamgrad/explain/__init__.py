@@ -85,7 +85,7 @@ def _alone(layer: Recurrent) -> Recurrent:
     """One of the layers that are stacked along leading axes, if they are."""
     first = lambda leaf: leaf[(0,) * layer.plan.extra(layer.cell)] if eqx.is_array(leaf) else leaf
     alone = jax.tree.map(first, layer)
-    alone.plan.check(alone.cell)
+    alone.plan.check(alone.cell, alone.cell.core())
     return alone
 
 

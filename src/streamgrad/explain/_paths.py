@@ -67,12 +67,13 @@ class Plain:
 
     def run(self, program: Program, inputs: list[Ways]) -> list[Ways]:
         """The ways of a program's outputs."""
-        ways = self.through(program, dict(zip(program.inputs, inputs, strict=True)), lambda node, ways: None)
+        given = dict(zip(program.inputs, inputs, strict=True))
+        ways = self.through(program, program.needed(program.outputs), given, lambda node, ways: None)
         return [ways[node] for node in program.outputs]
 
-    def through(self, program: Program, ways: dict[Node, Ways], special) -> dict[Node, Ways]:
+    def through(self, program: Program, nodes: list[Node], ways: dict[Node, Ways], special) -> dict[Node, Ways]:
         loops: dict[tuple, list[Ways]] = {}
-        for node in program.nodes:
+        for node in nodes:
             if node in ways:
                 continue
             found = special(node, ways)
@@ -131,7 +132,10 @@ class Paths(Plain):
         self.xs: list[Node] = xs
         self.layers: dict[str, Layer] = layers
         self.windowed: bool = windowed
+        made = len(program.nodes)
         self.owners = Owners(program, old, new)
+        weights = [node for signature in self.owners.signatures.values() for node in signature.parameters]
+        self._nodes = program.needed([*program.outputs, *weights, *program.nodes[made:]])
         self.names: dict[Node, str] = dict(zip(old, names, strict=True))
         self._owner: dict[Node, list[tuple[Group, Signature]]] = {}
         self._traces: set[Node] = set()
@@ -172,7 +176,7 @@ class Paths(Plain):
         """One step; whether anything new was carried on."""
         self._rest: dict[Node, Ways] = {}
         self._ways: dict[Node, Ways] = {leaf: {NOW: 1 << k} for k, leaf in enumerate(self.leaves)}
-        self.through(self.program, self._ways, self._special)
+        self.through(self.program, self._nodes, self._ways, self._special)
         own = {s: self._own_leaves(s) for s in self.owners.groups.values()}
         past = {slot: join(ways, self._arrived(slot)) for slot, ways in self._past.items()}
         changed = own != self._own or past != self._past

@@ -219,6 +219,19 @@ class Program:
         mark, scope = node.data
         return self.calls[scope, mark.call]
 
+    def needed(self, roots: list[Node]) -> list[Node]:
+        """What the roots are made from, in order; of a step its ends, and not what lies between them."""
+        found, waiting = set(roots), list(roots)
+        while waiting:
+            node = waiting.pop()
+            inputs = node.inputs
+            if node.kind == "mark" and node.data[0].part in ("new state", "new trace"):
+                parts = self.call(node).parts
+                inputs = tuple(own for name in parts if not name.startswith("new") for own in parts[name].values())
+            waiting += [own for own in inputs if own not in found]
+            found.update(inputs)
+        return [node for node in self.nodes if node in found]
+
     def _unrolled(self, params: dict[str, Any], inputs: list[Node]) -> list[Node]:
         """A loop over layers, turn by turn."""
         constants, n = params["num_consts"], params["num_carry"]

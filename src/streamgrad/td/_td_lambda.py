@@ -186,7 +186,8 @@ class TDLambda:
         found = health.warnings(st, trained(st.model))
         if (size := health.largest(st.trace)) > health.LARGE_TRACE:
             found.append(
-                f"an eligibility trace has grown to {size:.1e}: normalise the inputs (sg.nn.Normalise), or lower γ or λ."
+                f"an eligibility trace has grown to {size:.1e}: normalise the inputs (sg.nn.Normalise), or lower γ "
+                "or λ."
             )
         return found
 

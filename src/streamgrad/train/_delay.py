@@ -21,7 +21,7 @@ class Pending(NamedTuple):
 
     serving: PyTree
     xs: Any
-    resets: Bool[Array, "delay *lead"]
+    resets: Bool[Array, "delay ..."]
     ys: Any
 
 

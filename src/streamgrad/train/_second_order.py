@@ -77,7 +77,7 @@ class Filter(Update):
         kalman, moved = self.kalman(state.kalman, state.moved, flat, error, given, fisher=fisher)
         still = lambda both: both
         move = lambda both: (jax.tree.map(jnp.zeros_like, both[0]), jax.tree.map(jnp.add, both[1], both[0]))
-        moved, trained = jax.lax.cond(evidence.due, move, still, (moved, trained))
+        moved, trained = jax.lax.cond(jnp.asarray(evidence.due), move, still, (moved, trained))
         return state._replace(kalman=kalman, moved=moved), trained, sound
 
     def parts(self, state):
@@ -99,5 +99,5 @@ class Filter(Update):
 
 def _times(rows, moved):
     """H times a displacement of the parameters."""
-    first, *rest = jax.tree.leaves(jax.tree.map(lambda h, d: h.reshape(len(h), -1) @ d.ravel(), rows, moved))
-    return sum(rest, first)
+    by_leaf = jax.tree.map(lambda h, d: h.reshape(len(h), -1) @ d.ravel(), rows, moved)
+    return jnp.sum(jnp.stack(jax.tree.leaves(by_leaf)), axis=0)

@@ -27,7 +27,7 @@ class Past(NamedTuple):
     start: PyTree
     xs: Any
     signals: Any
-    resets: Bool[Array, "every *lead"]
+    resets: Bool[Array, "every ..."]
 
 
 class Window:
