@@ -17,7 +17,8 @@ ROOT = PACKAGE.parent.parent
 
 # A module imports from its own layer and from those above it in this list.
 LAYERS = [
-    {"_compile", "_dependence", "_dtypes", "_order", "_packing", "_select", "_static", "structure", "wiring", "cells"},
+    {"_compile", "_dependence", "_dtypes", "_order", "_packing", "_ranks", "_select", "_static"}
+    | {"structure", "wiring", "cells"},
     {"influence", "algorithms"},
     {"recurrent"},
     {
@@ -44,7 +45,7 @@ LAYERS = [
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 CORE_RANK = RANK["learner"]
 CORE_LIBRARIES = {"jax", "equinox", "optax", "jaxtyping", "numpy", "scipy"}
-EXTRA_LIBRARIES = {"cells/_function.py": {"asdex"}, "checkpoint.py": {"safetensors"}}
+EXTRA_LIBRARIES = {"cells/_function_pattern.py": {"asdex"}, "checkpoint.py": {"safetensors"}}
 HEAVY = {
     *("asdex", "matplotlib", "numba", "pandas", "pyarrow", "rich", "safetensors"),
     *("statsmodels", "tyro", "vega_datasets"),
