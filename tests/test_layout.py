@@ -25,6 +25,7 @@ LAYERS = [
         "_order",
         "_owned",
         "_packing",
+        "_ranks",
         "_select",
         "_static",
         "structure",
@@ -62,7 +63,7 @@ LAYERS = [
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 CORE_RANK = RANK["learner"]
 CORE_LIBRARIES = {"jax", "equinox", "optax", "jaxtyping", "numpy", "scipy"}
-EXTRA_LIBRARIES = {"cells/_function.py": {"asdex"}, "checkpoint.py": {"safetensors"}}
+EXTRA_LIBRARIES = {"cells/_function_pattern.py": {"asdex"}, "checkpoint.py": {"safetensors"}}
 HEAVY = {
     *("asdex", "matplotlib", "numba", "pandas", "pyarrow", "rich", "safetensors"),
     *("statsmodels", "tyro", "vega_datasets"),

@@ -135,7 +135,7 @@ def frozen_leaves(layer: Recurrent):
         return None
     reads = dependence(program)[:, : len(leaves)]
     use = np.array([*learns, *[True] * (len(reads) - len(learns))])
-    still = jax.tree.unflatten(treedef, [bool(flag) for flag in ~reads[use].any(axis=0)])
+    still = jax.tree.unflatten(treedef, [not flag for flag in np.logical_or.reduce(reads[use])])
     return jax.tree.map(lambda _, own: own is True, eqx.filter(cell, eqx.is_array), still, is_leaf=lambda v: v is None)
 
 

@@ -122,8 +122,8 @@ class RLS(Fitted):
 
     Targets that are NaN are left out, output by output: each has a P of its own, as what was given of it says how much
     its weights are to move, and ages with what was given. So are wild ones, and those of wild features: after 16
-    targets, what has a square of more than four times all before it together. A wild start, beside which rounding leaves
-    nothing of what comes since, is forgotten.
+    targets, what has a square of more than four times all before it together. A wild start, beside which rounding
+    leaves nothing of what comes since, is forgotten.
 
     - `forgetting`: λ in (0, 1]; an error counts for about 1/(1-λ) steps;
     - `ridge`: P starts at identity / ridge;

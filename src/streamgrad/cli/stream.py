@@ -180,8 +180,8 @@ class Run:
                 raise SourceError(
                     f"the first {row:,} rows of {self.source.name} are not those that the checkpoint was made from, "
                     "so nothing was learned. Give the same stream; to go on with new rows that a file of its own "
-                    f"holds, `streamgrad learn - --resume --continues --out {self.folder} ... < FILE`; or start anew without "
-                    "--resume."
+                    f"holds, `streamgrad learn - --resume --continues --out {self.folder} ... < FILE`; or start anew "
+                    "without --resume."
                 )
             yield rows[len(learned) :]
         if at < row:

@@ -84,7 +84,8 @@ class Filter(Update):
         return state.before, (state.kalman, state.moved)
 
     def joined(self, by_stream, shared):
-        return FilterState(*shared, by_stream)
+        kalman, moved = shared
+        return FilterState(kalman, moved, by_stream)
 
     def grown(self, state, trained, lead):
         fresh = self.init(trained, lead)
