@@ -101,8 +101,7 @@ class Plain:
         elif node.kind == "rule":
             cause = self.judge(node.data) or NOW
         else:
-            where = f"a step within {node.data[0]}"
-            cause = Cause("closed", where, f"{where}, which is not looked into", "unknown")
+            cause = Cause("closed", node.data[0], f"a {node.data[0]}, which is not looked into", "unknown")
         return turned(total, lambda way: cause if way == NOW else way)
 
     def _loop(self, loop: Loop, inputs: list[Ways]) -> list[Ways]:
