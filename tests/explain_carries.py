@@ -131,11 +131,14 @@ def _(d):
         carry, y = one(m, carry, x)
         if m.how == "after":
             carry = held(x[0] > 0.5, m.init(key=KEY), carry)
+        if m.how == "trace alone":
+            fresh = held(x[0] > 0.5, m.init(key=KEY)["a"].trace, carry["a"].trace)
+            carry = {"a": sg.algorithms.Carry(carry["a"].state, fresh)}
         if m.how == "state alone":
             carry = {"a": where(carry["a"], lambda c: c.state, lambda s: jnp.where(x[0] > 0.5, 0, s))}
         return carry, read(m, m.w * y)
 
-    return net({"a": d.layer(), "w": d.vector()}, step, how=d.pick("before", "after", "state alone"))
+    return net({"a": d.layer(), "w": d.vector()}, step, how=d.pick("before", "after", "state alone", "trace alone"))
 
 
 @topology("padding by where")

@@ -5,7 +5,8 @@
 A program is a model of a topology with cells, wirings and algorithms drawn at random; it is compiled once and run with
 several weights and inputs. A model is a program with weights. The online gradient is taken one step at a time; the
 true one by `jax.grad` of all steps, in which bare cells stand for the layers (`plain`), and nothing of the library is
-left that has a rule of its own. Every model is a line of `log.jsonl`; what is there already is not run again.
+left that has a rule of its own (a stop_gradient that the model itself writes stays). Every model is a line of
+`log.jsonl`; what is there already is not run again.
 
 Exact was said wrongly where a parameter's error, relative to its gradient, is above 1e-8; biased or unknown was said
 too timidly where all errors of the part are below.

@@ -138,6 +138,17 @@ def held_entry_by_entry(m, carry, x):
     return eqx.tree_at(lambda c: c.state, new, jnp.where(x[None] > 0, new.state, carry.state)), y
 
 
+def trace_begins_anew_alone(m, carry, x):
+    new, y = m.a(carry, x)
+    fresh = m.a.init(key=KEYS[0])
+    return held(x[0] > 0, sg.algorithms.Carry(new.state, fresh.trace), new), y
+
+
+def trace_always_begins_anew(m, carry, x):
+    new, y = m.a(carry, x)
+    return sg.algorithms.Carry(new.state, m.a.init(key=KEYS[0]).trace), y
+
+
 def held_by_other_flags(m, carry, x):
     new, y = m.a(carry, x)
     held_state = jnp.where(x[0] > 0, new.state, carry.state)
@@ -379,6 +390,8 @@ OTHERWISE = {
     "held state alone": (Model(held_state_alone), "biased", "carry of a, of which not all"),
     "held entry by entry": (Model(held_entry_by_entry), "biased", "carry of a, of which not all"),
     "held by other flags": (Model(held_by_other_flags), "biased", "carry of a, of which not all"),
+    "the trace alone begins anew": (Model(trace_begins_anew_alone), "biased", "carry of a, of which not all"),
+    "the trace always begins anew": (Model(trace_always_begins_anew), "biased", "a, whose past"),
     "the trace fades": (Model(trace_fades), "biased", "carry.trace"),
     "the trace begins with something": (Model(plain, begin=loaded_trace), "biased", "empty trace"),
     "scaled in jit": (Model(jitted_scaling), "biased", "carry.state"),

@@ -103,12 +103,12 @@ class Owners:
         return bool(wrong or lost)
 
     def _fits(self, group: Group, signature: Signature) -> bool:
-        call = self._call(group)
+        call = self.call(group)
         if call is not None:
             return id(call) in self.proper and self.signatures[id(call)] == signature
         if group in self.groups:
             return self.groups[group] == signature
-        cases = self._cases(group)
+        cases = self.cases(group)
         if cases is not None:
             rank, groups = cases
             return rank <= signature.batch and all(self._fits(case, signature) for case in groups)
@@ -118,12 +118,12 @@ class Owners:
         """The carried values that a carry is chosen from."""
         if all(self.slot(node) is not None for node in group.values):
             return [group]
-        if (call := self._call(group)) is not None:
+        if (call := self.call(group)) is not None:
             return self._bases(self.carry(call))
-        cases = self._cases(group)
+        cases = self.cases(group)
         return [] if cases is None else [base for case in cases[1] for base in self._bases(case)]
 
-    def _call(self, group: Group) -> Call | None:
+    def call(self, group: Group) -> Call | None:
         """The step of which these are the results, in order."""
         first = group.values[0]
         if first.kind != "mark" or first.data[0].part != "new state":
@@ -132,7 +132,7 @@ class Owners:
         results = (*call.part("new state"), *call.part("new trace"))
         return call if group.values == results and len(call.part("new state")) == group.states else None
 
-    def _cases(self, group: Group) -> tuple[int, list[Group]] | None:
+    def cases(self, group: Group) -> tuple[int, list[Group]] | None:
         """Over how many axes and between what one condition chooses."""
         first = group.values[0]
         if first.kind != "select":

@@ -101,8 +101,7 @@ class Plain:
         elif node.kind == "rule":
             cause = self.judge(node.data) or NOW
         else:
-            where = f"a step within {node.data[0]}"
-            cause = Cause("closed", where, f"{where}, which is not looked into", "unknown")
+            cause = Cause("closed", node.data[0], f"a {node.data[0]}, which is not looked into", "unknown")
         return turned(total, lambda way: cause if way == NOW else way)
 
     def _loop(self, loop: Loop, inputs: list[Ways]) -> list[Ways]:
@@ -189,12 +188,7 @@ class Paths(Plain):
         if groups is None:
             ways = self._ways[self.owners.new[slot]]
         else:
-            after = [
-                (value, new)
-                for group, _ in groups
-                for value, new in zip(group.values, self.owners.next(group).values, strict=True)
-            ]
-            ways = join(*(self._unaccounted(new) for value, new in after if self.owners.slot(value) is slot))
+            ways = join(*(self._unaccounted(self.owners.next(group)) for group, _ in groups))
         return turned(ways, lambda way: self._lost(way, slot))
 
     def _lost(self, way, slot: Node):
@@ -204,13 +198,16 @@ class Paths(Plain):
             return _carried(self._label(slot))
         return way
 
-    def _unaccounted(self, node: Node) -> Ways:
-        """The ways of a value of a layer's carry, without those that the layer's own trace accounts for."""
-        if node.kind == "select":
-            return join(*(self._unaccounted(self.owners.bare(case)) for case in node.inputs[1:]))
-        if (slot := self.owners.slot(node)) is not None:
-            return self._past.get(slot, {})
-        return self._rest.get(node, self._ways[node])
+    def _unaccounted(self, group: Group) -> Ways:
+        """The ways of a layer's state, without those that the layer's own trace accounts for."""
+        states = group.values[: group.states]
+        if self.owners.call(group) is not None:
+            return join(*(self._rest.get(node, self._ways[node]) for node in states))
+        if group in self.owners.groups:
+            return join(*(self._past.get(slot, {}) for slot in map(self.owners.slot, states) if slot is not None))
+        if (cases := self.owners.cases(group)) is not None:
+            return join(*map(self._unaccounted, cases[1]))
+        return join(*(self._ways[node] for node in states))  # with a trace that begins anew
 
     def _label(self, slot: Node) -> str:
         groups = self._owner.get(slot)
@@ -268,8 +265,7 @@ class Paths(Plain):
         moving = join(*(ways[own] for own in parameters if self._varies[own]))
         varies = Cause("varies", layer.path, f"the weights of {layer.path}, which change from step to step")
         context = Cause("context", layer.path, f"the context of {layer.path}", "unknown")
-        states = before.values[: before.states] if proper else call.part("state")
-        past = join(*(self._unaccounted(own) if proper else ways[own] for own in states))
+        past = self._unaccounted(before) if proper else get("state")
         rest = join(
             turned(moving, lambda way: varies if way == NOW else way),
             {way: leaves for way, leaves in still.items() if way != NOW},

@@ -171,7 +171,7 @@ class Program:
             return [self.select(*_leading(inputs[0]), inputs[1:])]
         if name == "scan" and _has_steps(params["jaxpr"].jaxpr) and params["length"] <= LONGEST:
             return self._unrolled(params, inputs)
-        if _has_steps(eqn):
+        if _has_steps(eqn) or "callback" in name or name == "ffi_call":
             return [self._new("closed", tuple(inputs), (name, id(eqn), k), v.aval) for k, v in enumerate(out)]
         if name == "scan":
             loop = Loop(Program(params["jaxpr"]), 0, params["num_consts"], params["num_carry"])
