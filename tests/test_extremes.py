@@ -1,4 +1,4 @@
-"""One bad number does not last: every part with a state gets one, in single precision, and must recover or say why not."""
+"""One bad number does not last: every part with a state gets one, in float32, and must recover or say why not."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def _nrmse(values: np.ndarray) -> float:
 
 
 def test_a_shift_that_rounds_costs_nothing(forecasts, plain):
-    shifted = forecasts(ROWS + [1e9, 1e9])
+    shifted = forecasts(ROWS + np.full(2, 1e9))
     for method, values in plain.items():
         assert _nrmse(shifted[method] - 1e9) == pytest.approx(_nrmse(values), rel=0.02), method
 

@@ -41,8 +41,8 @@ def warnings(memory: Memory | TDState, trained: Any) -> list[str]:
         if not is_carry(carry):
             if (size := largest(carry)) > LARGE_STATE:
                 found.append(
-                    f"{where} holds {size:.1e}: a layer without an influence (a running mean, lags, features) remembers "
-                    "an extreme input. Normalise before it (sg.nn.Normalise), or reset it."
+                    f"{where} holds {size:.1e}: a layer without an influence (a running mean, lags, features) "
+                    "remembers an extreme input. Normalise before it (sg.nn.Normalise), or reset it."
                 )
             continue
         if (size := largest(carry.state)) > LARGE_STATE:
@@ -60,6 +60,10 @@ def warnings(memory: Memory | TDState, trained: Any) -> list[str]:
             f"the optimiser remembers {size:.1e}, of an extreme gradient, and takes next to no steps until it has "
             "forgotten it: normalise the inputs (sg.nn.Normalise) and clip gradients before it "
             "(optax.clip_by_global_norm)."
+        )
+    if not isinstance(memory, Memory) and (size := largest(memory.trace)) > LARGE_TRACE:
+        found.append(
+            f"an eligibility trace has grown to {size:.1e}: normalise the inputs (sg.nn.Normalise), or lower γ or λ."
         )
     weights = eqx.filter(memory.model, trained)
     if (size := largest(weights)) > LARGE_WEIGHT:

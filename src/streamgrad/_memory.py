@@ -39,10 +39,10 @@ class Memory(NamedTuple):
     `gradient`: the sum so far of `update_every` steps; `window`: past steps, under BPTT; `pending`: inputs,
     resets and predictions that wait for their targets, and the serving copy's carry; `broken`: streams whose
     carry holds something that is not finite, to be reset at the next step; `skipped`: updates left out for that
-    reason; `restarts`: carries begun anew for it; `key`: of fresh carries; `steps`: how many were taken, in two words, low first (a long stream has more
-    than one word counts); `phase`: the place within `update_every` steps; `estimate`: what an estimator keeps;
-    `owed`: gradients of the leaves that algorithms learn themselves, of steps without a target, to be added to those of
-    the next step with one.
+    reason; `restarts`: carries begun anew for it; `key`: of fresh carries; `steps`: how many were taken, in two
+    words, low first (a long stream has more than one word counts); `phase`: the place within `update_every` steps;
+    `estimate`: what an estimator keeps; `owed`: gradients of the leaves that algorithms learn themselves, of steps
+    without a target, to be added to those of the next step with one.
     """
 
     model: PyTree

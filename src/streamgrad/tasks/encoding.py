@@ -30,6 +30,7 @@ from a value of the stream on, to its own level.
 from __future__ import annotations
 
 import collections
+import itertools
 import math
 from typing import NamedTuple
 
@@ -114,7 +115,7 @@ class Encoder:
         # Where the scale was taken, or the level, what was remembered belongs to another stretch.
         cuts = [0, *(at for at in np.flatnonzero(begins).tolist() if at), n]
         parts = []
-        for begin, end in zip(cuts, cuts[1:]):
+        for begin, end in itertools.pairwise(cuts):
             if begins[begin]:
                 state["origins"] = np.full_like(state["origins"], np.nan)
             if begins[begin] == SCALE:
@@ -206,7 +207,7 @@ class Encoder:
                     if 0 < newer[2] * APART**2 < whole[2]:
                         whole = newer
                     newer = [0.0] * 4
-            count, mean, variance, anchor = whole
+            _, mean, variance, anchor = whole
             score = ((value - anchor) - mean) / math.sqrt(variance) if variance > 0 else 0.0
             out.append(min(max(score, -JUMP), JUMP))
         state["moments"][column], state["anchors"][column], state["newer"][column] = whole[:3], whole[3], newer

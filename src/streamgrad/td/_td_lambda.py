@@ -202,12 +202,7 @@ class TDLambda:
         trained = jax.tree.map(
             lambda leaf, own: eqx.is_inexact_array(leaf) and not own, eqx.filter(st.model, eqx.is_array), own
         )
-        found = health.warnings(st, trained)
-        if (size := health.largest(st.trace)) > health.LARGE_TRACE:
-            found.append(
-                f"an eligibility trace has grown to {size:.1e}: normalise the inputs (sg.nn.Normalise), or lower γ or λ."
-            )
-        return found
+        return health.warnings(st, trained)
 
     def grow(self, st: TDState, *, key: PRNGKeyArray | None = None) -> TDState:
         """The state after the model has grown by a stage (`sg.nn.Constructive`): what is new starts fresh, all else
