@@ -178,8 +178,8 @@ class Run:
             at, found = at + len(learned), _fingerprint(found, learned)
             if at == row and len(learned) and found != self.fingerprint.tobytes():
                 raise SourceError(
-                    f"the first {row:,} rows of {self.source.name} are not those that the checkpoint was made "
-                    f"from, so nothing was learned. Give the same stream; to go on with new rows that a file of its own holds, "
+                    f"the first {row:,} rows of {self.source.name} are not those that the checkpoint was made from, so "
+                    "nothing was learned. Give the same stream; to go on with new rows that a file of its own holds, "
                     f"`streamgrad learn - --resume --continues --out {self.folder} ... < FILE`; or start anew without "
                     "--resume."
                 )
