@@ -62,6 +62,10 @@ def warnings(memory: Memory | TDState, trained: Any) -> list[str]:
             "forgotten it: normalise the inputs (sg.nn.Normalise) and clip gradients before it "
             "(optax.clip_by_global_norm)."
         )
+    if not isinstance(memory, Memory) and (size := largest(memory.trace)) > LARGE_TRACE:
+        found.append(
+            f"an eligibility trace has grown to {size:.1e}: normalise the inputs (sg.nn.Normalise), or lower γ or λ."
+        )
     weights = eqx.filter(memory.model, trained)
     if (size := largest(weights)) > LARGE_WEIGHT:
         found.append(
