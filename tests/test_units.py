@@ -81,11 +81,7 @@ def _nrmse(values: np.ndarray) -> float:
 
 
 def test_a_shift_that_rounds_costs_nothing(forecasts, plain):
-<<<<<<< HEAD
-    shifted = forecasts(np.add(ROWS, 1e9))
-=======
     shifted = forecasts(ROWS + np.full(2, 1e9))
->>>>>>> part-streams
     for method, values in plain.items():
         assert _nrmse(shifted[method] - 1e9) == pytest.approx(_nrmse(values), rel=0.02), method
 

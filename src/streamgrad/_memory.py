@@ -36,38 +36,6 @@ class Output(NamedTuple):
     learned: Bool[Array, ...]
 
 
-<<<<<<< HEAD
-=======
-class Memory(NamedTuple):
-    """Everything a learner knows, as one pytree.
-
-    `model`: the arrays of the model; `carry`: of the learning copy; `optimiser`: its state;
-    `gradient`: the sum so far of `update_every` steps; `window`: past steps, under BPTT; `pending`: inputs,
-    resets and predictions that wait for their targets, and the serving copy's carry; `broken`: streams whose
-    carry holds something that is not finite, to be reset at the next step; `skipped`: updates left out for that
-    reason; `restarts`: carries begun anew for it; `key`: of fresh carries; `steps`: how many were taken, in two
-    words, low first (a long stream has more than one word counts); `phase`: the place within `update_every` steps;
-    `estimate`: what an estimator keeps; `owed`: gradients of the leaves that algorithms learn themselves, of steps
-    without a target, to be added to those of the next step with one.
-    """
-
-    model: PyTree
-    carry: PyTree
-    optimiser: PyTree
-    gradient: PyTree
-    window: PyTree
-    pending: PyTree
-    broken: Bool[Array, ...]
-    steps: Shaped[Array, 2]
-    phase: Shaped[Array, ""]
-    skipped: Shaped[Array, ""]
-    key: PRNGKeyArray
-    estimate: PyTree = ()
-    owed: PyTree = ()
-    restarts: Any = ()
-
-
->>>>>>> part-streams
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["packing"])
 class LearnerState:
     """The whole state of a learner, packed into few arrays: a checkpoint of it is complete.

@@ -36,11 +36,7 @@ def switch_on(value: str | None) -> None:
     """
     import jax
 
-<<<<<<< HEAD
-    set_already = getattr(jax.config, "jax_compilation_cache_dir", None) is not None
-=======
     set_already = getattr(jax.config, "jax_compilation_cache_dir", None) is not None  # not in its types
->>>>>>> part-streams
     value = value or os.environ.get(VARIABLE)
     if value == "off":
         jax.config.update("jax_enable_compilation_cache", False)

@@ -178,17 +178,10 @@ class Run:
             at, found = at + len(learned), _fingerprint(found, learned)
             if at == row and len(learned) and found != self.fingerprint.tobytes():
                 raise SourceError(
-<<<<<<< HEAD
-                    f"the first {row:,} rows of {self.source.name} are not those that the checkpoint was made from, "
-                    "so nothing was learned. Give the same stream; to go on with new rows that a file of its own "
-                    f"holds, `streamgrad learn - --resume --continues --out {self.folder} ... < FILE`; or start anew "
-                    "without --resume."
-=======
                     f"the first {row:,} rows of {self.source.name} are not those that the checkpoint was made from, so "
                     "nothing was learned. Give the same stream; to go on with new rows that a file of its own holds, "
                     f"`streamgrad learn - --resume --continues --out {self.folder} ... < FILE`; or start anew without "
                     "--resume."
->>>>>>> part-streams
                 )
             yield rows[len(learned) :]
         if at < row:

@@ -183,21 +183,7 @@ class TDLambda:
     def warnings(self, st: TDState) -> list[str]:
         """What is growing out of bounds or was skipped, with the likely cause: ask now and then in a long run.
         Empty when all is well."""
-<<<<<<< HEAD
-        found = health.warnings(st, trained(st.model))
-        if (size := health.largest(st.trace)) > health.LARGE_TRACE:
-            found.append(
-                f"an eligibility trace has grown to {size:.1e}: normalise the inputs (sg.nn.Normalise), or lower γ "
-                "or λ."
-            )
-        return found
-=======
-        own = untrained(st.model)
-        trained = jax.tree.map(
-            lambda leaf, own: eqx.is_inexact_array(leaf) and not own, eqx.filter(st.model, eqx.is_array), own
-        )
-        return health.warnings(st, trained)
->>>>>>> part-streams
+        return health.warnings(st, trained(st.model))
 
     def grow(self, st: TDState, *, key: PRNGKeyArray | None = None) -> TDState:
         """The state after the model has grown by a stage (`sg.nn.Constructive`): what is new starts fresh, all else
