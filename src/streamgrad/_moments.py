@@ -33,8 +33,8 @@ class Moments(Persistent):
     @classmethod
     def fresh(cls, size: int, dtype, prior: float = 0.0) -> Moments:
         """No value seen yet; with a prior the variance begins as 1."""
-        none = _nothing(size, dtype)
-        return cls(none.count, none.mean, jnp.full(size, 1.0 if prior else 0.0, dtype), none)
+        count, mean, _ = _nothing(size, dtype)  # arrays of its own: a step donates them all
+        return cls(count, mean, jnp.full(size, 1.0 if prior else 0.0, dtype), _nothing(size, dtype))
 
 
 def update_moments(moments: Moments, x: Float[Array, " size"], decay: float, prior: float = 0.0) -> Moments:
