@@ -82,6 +82,8 @@ def test_the_command_line_page_names_the_options_that_exist(tmp_path):
         assert done.returncode == 0, done.stderr
         found = set(re.findall(r"--[a-z][a-z-]*", done.stdout)) - {"--help"}
         there[command] = {option for option in found if not option.startswith("--no-")}
+    everywhere = run("-m", "streamgrad.cli", "--help", cwd=tmp_path).stdout
+    there["all"] = set(re.findall(r"^  (--[a-z-]+)", everywhere, re.MULTILINE))
     page = (ROOT / "docs" / "command-line.md").read_text("utf-8")
     assert set(re.findall(r"^\| `(--[a-z-]+)`", page, re.MULTILINE)) == there["learn"]
     assert set(re.findall(r"--[a-z][a-z-]*", page)) <= set().union(*there.values())

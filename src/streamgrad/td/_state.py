@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
+from .._owned import consumed
 from .._packing import Packing
 from ..nn import due
 
@@ -158,11 +159,7 @@ class TDState:
     def refuse_consumed(self) -> None:
         """Raise `RuntimeError` for a state that was consumed already."""
         if self.consumed:
-            raise RuntimeError(
-                "This state was consumed by an earlier step or run, which returned the next one: go on with that, "
-                "`st, out = learner.step(st, ...)`, or copy a state that is to be used again, "
-                "jax.tree.map(lambda leaf: jnp.array(leaf) if eqx.is_array(leaf) else leaf, st)."
-            )
+            raise RuntimeError(consumed("st, out = learner.step(st, ...)"))
 
     def to_consume(self, arrays: PyTree[Array]) -> PyTree[Array]:
         """These arrays of the state, with copies in the place of those that were read."""
