@@ -173,7 +173,11 @@ def main(arguments=None):
             continue
         program = Program(number)
         for seed in waiting:
-            lines.append(program.line(seed))
+            try:
+                lines.append(program.line(seed))
+            except RuntimeError as error:  # an algorithm that draws, within a differentiated loop: JAX says no
+                print("refused", program.topology, program.words, str(error).splitlines()[0], flush=True)
+                break
             with log.open("a") as file:
                 file.write(json.dumps(lines[-1]) + "\n")
             if lines[-1]["wrong"]:
