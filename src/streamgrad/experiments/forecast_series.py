@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..forecast import _floors
+from ..forecast._default import Default
+from ..forecast._encoder import Encoder
+from ..forecast._experts import EXPERTS, Expert
 from . import _series
 from ._experiment import Experiment, Recorder, Row, Trial
 from ._settings import at_least, some
@@ -52,7 +55,7 @@ class Settings:
             raise ValueError(f"part is all, chosen or held-out, got {self.part!r}.")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
     """A series, and how far ahead it is forecast."""
 
@@ -96,7 +99,53 @@ FLOORS: dict[str, Method] = {
     **{f"RLS-{lags} of 0.1": floor(_floors.rls_of_0_1, lags) for lags in _floors.LAGS},
     **{f"RLS-{lags}": floor(_floors.rls, lags) for lags in _floors.LAGS},
 }
-METHODS: dict[str, Method] = {**FLOORS}
+#: The same nets learned in three ways, each under the same readout.
+NETS = {
+    f"{name}, {how}": Expert(net, units, learns=learns)
+    for name, net, units in (("LSTM columns 8", "lstm", 8), ("RTU 16", "rtu", 16))
+    for how, learns in (("frozen", ""), ("Adam", "adam"), ("Kalman", "kalman"))
+}
+#: The default's experts but for those under a filter that learns a net.
+LIGHT = {name: expert for name, expert in EXPERTS.items() if not expert.learns}
+
+
+@functools.lru_cache(maxsize=2)
+def _forecasts(group: str, stream: Stream, seed: int) -> tuple[dict[str, np.ndarray], float]:
+    """All that a group of experts says, and the seconds that it took once compiled."""
+    encoder = Encoder(horizon=stream.horizon)
+    forecaster = lambda: Default(GROUPS[group], encoder, seed=seed)
+    forecaster()(encoder(stream.values[:1, None]))  # compiles
+    began = time.perf_counter()
+    encoder = Encoder(horizon=stream.horizon)
+    encoded = encoder(stream.values[:, None])
+    made = forecaster()
+    said = encoded.base[:, None] + encoded.scale[:, None] * made(encoded)
+    return dict(zip(made.names, said.T, strict=True)), time.perf_counter() - began
+
+
+def learned(group: str, name: str) -> Method:
+    """What one expert, or the mixture, of a group says. Only a mixture's time is told: the group's."""
+
+    def run(stream: Stream, seeds: int) -> tuple[np.ndarray, float]:
+        runs = [_forecasts(group, stream, seed) for seed in range(seeds)]
+        seconds = float(np.mean([seconds for _, seconds in runs])) if name == "mixture" else math.nan
+        return np.stack([said[name] for said, _ in runs]), seconds
+
+    return run
+
+
+GROUPS = {"nets": NETS, "default": EXPERTS, "without Kalman": LIGHT}
+METHODS: dict[str, Method] = {
+    **FLOORS,
+    **{name: learned("nets", name) for name in NETS},
+    **{f"expert: {name}": learned("default", name) for name in EXPERTS},
+    "default, weighted": learned("default", "weighted"),
+    "default, stacked": learned("default", "stacked"),
+    "default without Kalman": learned("without Kalman", "mixture"),
+    "default": learned("default", "mixture"),
+}
+#: Beside which the best in hindsight is chosen.
+BESIDE = (*FLOORS, *(name for name in NETS if name.endswith("frozen")), "expert: reservoir")
 
 
 def errors(values: np.ndarray, said: np.ndarray, horizon: int) -> tuple[float, float]:
@@ -121,7 +170,7 @@ def run(settings: Settings, name: str, horizon: int, method: str, recorder: Reco
     n = len(stream.values)
     for seed, forecasts in enumerate(said):
         whole, late = errors(stream.values, forecasts, horizon)
-        micros = seconds / n * 1e6
+        micros = seconds / n * 1e6 if seconds == seconds else None
         recorder.write(seed, n, "end", final=True, nrmse=whole, late=late, micros=micros)
 
 
@@ -132,7 +181,7 @@ def summarise(part: str, method: str, rows: list[Row], recorder: Recorder) -> No
     over: dict[str, list[float]] = {"whole": [], "half": [], "best": [], "best_half": []}
     for row in mine:
         pair = row["variant"]["series"], row["variant"]["horizon"]
-        floors = {name: every[name, *pair, 0] for name in FLOORS if (name, *pair, 0) in every}
+        floors = {name: every[name, *pair, 0] for name in BESIDE if (name, *pair, 0) in every}
         if REFERENCE not in floors:
             return  # nothing to be compared with
         for metric, against, best in (("nrmse", "whole", "best"), ("late", "half", "best_half")):
@@ -142,8 +191,9 @@ def summarise(part: str, method: str, rows: list[Row], recorder: Recorder) -> No
         means = {name: math.exp(np.mean(np.log(ratios))) for name, ratios in over.items()}
         half = np.array(over["best_half"])
         means |= {"wins": float(np.mean(half < 1)), "worst": float(half.max())}
-        micros = float(np.median([row["micros"] for row in mine]))
-        recorder.write(0, len(mine), "summary", final=True, **means, micros=micros)
+        micros = [row["micros"] for row in mine if row["micros"] is not None]
+        time = float(np.median(micros)) if micros else None
+        recorder.write(0, len(mine), "summary", final=True, **means, micros=time)
 
 
 def _key(row: Row) -> tuple:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .. import cells, wiring
@@ -27,20 +28,22 @@ from ..recurrent import Recurrent
 from ..train._kalman import Kalman
 
 FEATURES, OTHERS = 0.03, 0.01  # prior variances of readout weights
+RATE = 1e-3  # of Adam, for one row ahead
 
 
 @dataclasses.dataclass(frozen=True)
 class Expert:
     """What an expert is made of.
 
-    - `net`: "lstm" (columns), "rtu" or "" for none; `units` of it; `learns`: whether it does, or is frozen;
+    - `net`: "lstm" (columns), "rtu" or "" for none; `units` of it;
+    - `learns`: by "kalman" (one filter with the readout), by "adam", or "" for not at all;
     - `lags`: how many its readout sees; `far`: whether it sees means far back and seasons;
     - `patient`: whether noise counts √horizon times.
     """
 
     net: str = ""
     units: int = 0
-    learns: bool = False
+    learns: Literal["kalman", "adam", ""] = ""
     lags: int = 32
     far: bool = True
     patient: bool = True
@@ -50,8 +53,8 @@ class Expert:
 EXPERTS: dict[str, Expert] = {
     "RLS": Expert(lags=100, far=False),
     "reservoir": Expert("rtu", 64, lags=100),
-    "columns": Expert("lstm", 8, learns=True, lags=24),
-    "fast columns": Expert("lstm", 8, learns=True, lags=32, far=False, patient=False),
+    "columns": Expert("lstm", 8, learns="kalman", lags=24),
+    "fast columns": Expert("lstm", 8, learns="kalman", lags=32, far=False, patient=False),
 }
 
 
@@ -99,6 +102,7 @@ class Known(NamedTuple):
     filter: Any
     carry: PyTree[Array]
     serving: PyTree[Array]
+    adam: PyTree[Array] = ()
 
 
 class Learning:
@@ -107,6 +111,7 @@ class Learning:
     def __init__(self, expert: Expert, parts: Mapping[str, slice], horizon: int):
         self.expert, self.parts = expert, parts
         self.static = eqx.partition(self._build(jax.random.key(0)), eqx.is_array)[1]
+        self.adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(RATE / horizon)) if expert.learns == "adam" else None
         self.kalman = Kalman(prior=self._prior, forgetting=self._forgetting, horizon=horizon if expert.patient else 1)
 
     def _build(self, key):
@@ -114,7 +119,7 @@ class Learning:
 
     def trained(self, arrays: PyTree) -> tuple[PyTree, PyTree]:
         """The arrays that are learned, and those that are not."""
-        mask = jax.tree.map(lambda leaf: self.expert.learns, arrays)
+        mask = jax.tree.map(lambda leaf: self.expert.learns == "kalman", arrays)
         mask = eqx.tree_at(lambda m: m.weight, mask, True)
         return eqx.partition(arrays, mask)
 
@@ -137,21 +142,27 @@ class Learning:
         arrays = eqx.filter(model, eqx.is_array)
         trained, _ = self.trained(arrays)
         carry = model.init(key=key)
-        return Known(arrays, self.kalman.init(trained, model), carry, inference(model).init(key=key))
+        adam = self.adam.init(arrays.net) if self.adam is not None else ()
+        return Known(arrays, self.kalman.init(trained, model), carry, inference(model).init(key=key), adam)
 
     def learn(self, known: Known, x: Array, target: Array, given: Array) -> Known:
         """Step the learning copy with the inputs of `horizon` rows ago, and learn if there is a target."""
-        trained, fixed = self.trained(known.arrays)
+        def predict(arrays):
+            carry, y = eqx.combine(arrays, self.static)(known.carry, x)
+            return y, carry
 
-        def predict(trained):
-            carry, y = eqx.combine(trained, fixed, self.static)(known.carry, x)
-            return y[None], carry
-
-        y, pull, carry = jax.vjp(predict, trained, has_aux=True)
+        y, pull, carry = jax.vjp(predict, known.arrays, has_aux=True)
         y, carry = jax.lax.stop_gradient((y, carry))
-        rows = self.kalman.sensitivity(pull, y)
-        filter, trained = self.kalman(known.filter, trained, rows, target - y, given[None])
-        return Known(eqx.combine(trained, fixed), filter, carry, known.serving)
+        slope = pull(jnp.ones_like(y))[0]
+        trained, fixed = self.trained(known.arrays)
+        rows = jax.tree.map(lambda leaf: leaf[None], self.trained(slope)[0])
+        filter, trained = self.kalman(known.filter, trained, rows, (target - y)[None], given[None])
+        adam = known.adam
+        if self.adam is not None:
+            gradient = jax.tree.map(lambda leaf: jnp.where(given, (y - target) * leaf, 0), slope.net)
+            change, adam = self.adam.update(gradient, adam)
+            fixed = eqx.tree_at(lambda m: m.net, fixed, eqx.apply_updates(fixed.net, change))
+        return Known(eqx.combine(trained, fixed), filter, carry, known.serving, adam)
 
     def serve(self, known: Known, x: Array) -> tuple[Known, Array]:
         """What the expert says at the present, by its newest weights."""
