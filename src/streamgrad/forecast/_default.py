@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._compile import compiler_options
-from . import _combine
+from ..train._mixing import Mixed, Mixing, MixingState
 from ._encoder import Encoded, Encoder
 from ._experts import Expert, Learning
 
@@ -22,10 +22,8 @@ class Memory(NamedTuple):
 
     experts: tuple
     inputs: Float[Array, "horizon size"]
-    said: Float[Array, "horizon experts+2"]
-    rated: _combine.Rated
-    stacked: _combine.Stacked
-    mixed: _combine.Rated
+    made: Mixed
+    mixing: MixingState
     rows: Array
 
 
@@ -42,6 +40,7 @@ class Default:
         parts = tuple((name, part.start, part.stop) for name, part in encoder.parts.items())
         self._program = _program(tuple(experts.values()), parts, encoder.horizon, self.portion)
         self.memory = self._program.init(jax.random.key(seed))
+        self._dtype = np.dtype(jnp.result_type(float))
         self._blocks = np.zeros((2, encoder.size), bool)
         for which, name in enumerate(("short", "long")):
             self._blocks[which, encoder.parts[name]] = True
@@ -54,8 +53,8 @@ class Default:
             if encoded.anew[begin].any():
                 gone = (encoded.anew[begin][:, None] & self._blocks).any(axis=0)
                 self.memory = self._program.anew(self.memory, gone)
-            rows = np.zeros((self.portion, self.encoder.size), np.float32)
-            learn = np.full(self.portion, np.nan, np.float32)
+            rows = np.zeros((self.portion, self.encoder.size), self._dtype)
+            learn = np.full(self.portion, np.nan, self._dtype)
             rows[: end - begin], learn[: end - begin] = encoded.inputs[begin:end], encoded.learn[begin:end]
             self.memory, said = self._program.run(self.memory, rows, learn, end - begin)
             out.append(np.asarray(said, float)[: end - begin])
@@ -75,6 +74,7 @@ class Program:
         self.horizon, self.portion = horizon, portion
         self.size = max(part.stop for part in parts.values())
         self.experts = tuple(Learning(expert, parts, horizon) for expert in experts)
+        self.mixing = Mixing(horizon=float(horizon))
         options = compiler_options()
         self.init = jax.jit(self._init)
         self.run = jax.jit(self._run, donate_argnums=0, compiler_options=options)
@@ -86,40 +86,28 @@ class Program:
         return Memory(
             experts=tuple(expert.init(k) for expert, k in zip(self.experts, keys, strict=True)),
             inputs=jnp.zeros((self.horizon, self.size)),
-            said=jnp.zeros((self.horizon, count + 2)),
-            rated=_combine.rated(count),
-            stacked=_combine.stacked(count),
-            mixed=_combine.rated(2),
+            made=Mixed(*(jnp.full((self.horizon, *shape), jnp.nan) for shape in ((), (2,), (count,)))),
+            mixing=self.mixing.init(count),
             rows=jnp.zeros((), jnp.int32),
         )
 
     def _step(self, memory: Memory, x: Array, target: Array) -> tuple[Memory, Array]:
         """Learn from the target that has come due, then forecast."""
         place = memory.rows % self.horizon
-        then, said = memory.inputs[place], memory.said[place]
+        then, made = memory.inputs[place], jax.tree.map(lambda ring: ring[place], memory.made)
         given = jnp.isfinite(target) & (memory.rows >= self.horizon)
-        truth = jnp.where(given, target, 0)
-        experts, now = [], []
+        target = jnp.where(given, target, jnp.nan)
+        experts, said = [], []
         for expert, known in zip(self.experts, memory.experts, strict=True):
-            known, y = expert.serve(expert.learn(known, then, truth, given), x)
+            known, y = expert.serve(expert.learn(known, then, target, given), x)
             experts.append(known)
-            now.append(y)
-        each = jnp.stack(now)
-        rated = _combine.rate(memory.rated, said[:-2], truth, given)
-        stacked = _combine.fit(memory.stacked, said[:-2], truth, given, self.horizon)
-        mixed = _combine.rate(memory.mixed, said[-2:], truth, given)
-        both = jnp.stack([_combine.weighted(rated, each, self.horizon), _combine.stack(stacked, each)])
-        said = jnp.concatenate([each, both])
-        memory = Memory(
-            tuple(experts),
-            memory.inputs.at[place].set(x),
-            memory.said.at[place].set(said),
-            rated,
-            stacked,
-            mixed,
-            memory.rows + 1,
-        )
-        return memory, jnp.append(said, _combine.weighted(mixed, both, self.horizon))
+            said.append(y)
+        mixing = self.mixing.update(memory.mixing, made, target)
+        made = self.mixing.forecast(mixing, jnp.stack(said))
+        inputs = memory.inputs.at[place].set(x)
+        pending = jax.tree.map(lambda ring, new: ring.at[place].set(new), memory.made, made)
+        memory = Memory(tuple(experts), inputs, pending, mixing, memory.rows + 1)
+        return memory, jnp.concatenate([made.experts, made.both, made.forecast[None]])
 
     def _run(self, memory: Memory, rows: Array, learn: Array, n: Any) -> tuple[Memory, Array]:
         def body(t, carry):

@@ -47,6 +47,8 @@ class Expert:
     lags: int = 32
     far: bool = True
     patient: bool = True
+    slow: float = 0.0  # POOL
+    forgetting: float = 0.9995
 
 
 #: The default forecaster's.
@@ -89,7 +91,7 @@ def build(expert: Expert, parts: Mapping[str, slice], *, key: PRNGKeyArray) -> R
         cell = cells.LSTM(len(heard), expert.units, wiring=wiring.Columns(), key=key)
         net, features = Recurrent(cell, SnAp(1) if expert.learns else Frozen()), expert.units
     elif expert.net == "rtu":
-        cell = cells.RTU(len(heard), expert.units, key=key)
+        cell = cells.RTU(len(heard), expert.units, key=key, r_min=expert.slow, r_max=0.999 if expert.slow else 1.0)
         net, features = Recurrent(cell, SnAp(1) if expert.learns else Frozen()), 2 * expert.units
     columns = np.concatenate(seen)
     return Readout(net, jnp.zeros(features + len(columns) + 1), (Static(heard), Static(columns)))
@@ -134,7 +136,7 @@ class Learning:
         return self._each(model, 0.1, readout)
 
     def _forgetting(self, model):
-        return self._each(model, 0.9999, 0.9995)
+        return self._each(model, 0.9999, self.expert.forgetting)
 
     def init(self, key: PRNGKeyArray) -> Known:
         """Before the first row."""
@@ -160,7 +162,8 @@ class Learning:
         adam = known.adam
         if self.adam is not None:
             gradient = jax.tree.map(lambda leaf: jnp.where(given, (y - target) * leaf, 0), slope.net)
-            change, adam = self.adam.update(gradient, adam)
+            with jax.numpy_dtype_promotion("standard"):
+                change, adam = self.adam.update(gradient, adam)
             fixed = eqx.tree_at(lambda m: m.net, fixed, eqx.apply_updates(fixed.net, change))
         return Known(eqx.combine(trained, fixed), filter, carry, known.serving, adam)
 
