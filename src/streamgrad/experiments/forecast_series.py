@@ -14,7 +14,7 @@ import numpy as np
 from ..forecast import _floors
 from ..forecast._default import Default
 from ..forecast._encoder import Encoder
-from ..forecast._experts import EXPERTS, Expert
+from ..forecast._experts import EXPERTS, LAGS, Expert
 from . import _series
 from ._experiment import Experiment, Recorder, Row, Trial
 from ._settings import at_least, some
@@ -109,18 +109,18 @@ NETS = {
 LIGHT = {name: expert for name, expert in EXPERTS.items() if not expert.learns}
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)
 def _forecasts(group: str, stream: Stream, seed: int) -> tuple[dict[str, np.ndarray], float]:
     """All that a group of experts says, and the seconds that it took once compiled."""
-    encoder = Encoder(horizon=stream.horizon)
-    forecaster = lambda: Default(GROUPS[group], encoder, seed=seed)
-    forecaster()(encoder(stream.values[:1, None]))  # compiles
+    encoder = Encoder(lags=LAGS, horizon=stream.horizon)
+    first = encoder(stream.values[:1, None])
+    Default(GROUPS[group], encoder, seed=seed)(first._replace(anew=np.ones((1, 2), bool)))  # compiles
+    encoder = Encoder(lags=LAGS, horizon=stream.horizon)
+    forecaster = Default(GROUPS[group], encoder, seed=seed)
     began = time.perf_counter()
-    encoder = Encoder(horizon=stream.horizon)
     encoded = encoder(stream.values[:, None])
-    made = forecaster()
-    said = encoded.base[:, None] + encoded.scale[:, None] * made(encoded)
-    return dict(zip(made.names, said.T, strict=True)), time.perf_counter() - began
+    said = encoded.base[:, None] + encoded.scale[:, None] * forecaster(encoded)
+    return dict(zip(forecaster.names, said.T, strict=True)), time.perf_counter() - began
 
 
 def learned(group: str, name: str) -> Method:
@@ -141,8 +141,8 @@ METHODS: dict[str, Method] = {
     **{f"expert: {name}": learned("default", name) for name in EXPERTS},
     "default, weighted": learned("default", "weighted"),
     "default, stacked": learned("default", "stacked"),
-    "default without Kalman": learned("without Kalman", "mixture"),
     "default": learned("default", "mixture"),
+    "default without Kalman": learned("without Kalman", "mixture"),
 }
 #: Beside which the best in hindsight is chosen.
 BESIDE = (*FLOORS, *(name for name in NETS if name.endswith("frozen")), "expert: reservoir")

@@ -38,7 +38,7 @@ class Expert:
     - `net`: "lstm" (columns), "rtu" or "" for none; `units` of it;
     - `learns`: by "kalman" (one filter with the readout), by "adam", or "" for not at all;
     - `lags`: how many its readout sees; `far`: whether it sees means far back and seasons;
-    - `patient`: whether noise counts √horizon times.
+    - `patient`: whether noise counts √horizon times; `forgetting`: of the readout.
     """
 
     net: str = ""
@@ -47,17 +47,17 @@ class Expert:
     lags: int = 32
     far: bool = True
     patient: bool = True
-    slow: float = 0.0  # POOL
     forgetting: float = 0.9995
 
 
 #: The default forecaster's.
 EXPERTS: dict[str, Expert] = {
-    "RLS": Expert(lags=100, far=False),
-    "reservoir": Expert("rtu", 64, lags=100),
+    "RLS": Expert(lags=340, forgetting=0.9998),
+    "reservoir": Expert("rtu", 32, lags=48),
     "columns": Expert("lstm", 8, learns="kalman", lags=24),
     "fast columns": Expert("lstm", 8, learns="kalman", lags=32, far=False, patient=False),
 }
+LAGS = max(expert.lags for expert in EXPERTS.values())
 
 
 class Readout(eqx.Module):
@@ -91,7 +91,7 @@ def build(expert: Expert, parts: Mapping[str, slice], *, key: PRNGKeyArray) -> R
         cell = cells.LSTM(len(heard), expert.units, wiring=wiring.Columns(), key=key)
         net, features = Recurrent(cell, SnAp(1) if expert.learns else Frozen()), expert.units
     elif expert.net == "rtu":
-        cell = cells.RTU(len(heard), expert.units, key=key, r_min=expert.slow, r_max=0.999 if expert.slow else 1.0)
+        cell = cells.RTU(len(heard), expert.units, key=key)
         net, features = Recurrent(cell, SnAp(1) if expert.learns else Frozen()), 2 * expert.units
     columns = np.concatenate(seen)
     return Readout(net, jnp.zeros(features + len(columns) + 1), (Static(heard), Static(columns)))
@@ -113,7 +113,9 @@ class Learning:
     def __init__(self, expert: Expert, parts: Mapping[str, slice], horizon: int):
         self.expert, self.parts = expert, parts
         self.static = eqx.partition(self._build(jax.random.key(0)), eqx.is_array)[1]
-        self.adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(RATE / horizon)) if expert.learns == "adam" else None
+        self.adam = (
+            optax.chain(optax.clip_by_global_norm(1.0), optax.adam(RATE / horizon)) if expert.learns == "adam" else None
+        )
         self.kalman = Kalman(prior=self._prior, forgetting=self._forgetting, horizon=horizon if expert.patient else 1)
 
     def _build(self, key):
@@ -149,6 +151,7 @@ class Learning:
 
     def learn(self, known: Known, x: Array, target: Array, given: Array) -> Known:
         """Step the learning copy with the inputs of `horizon` rows ago, and learn if there is a target."""
+
         def predict(arrays):
             carry, y = eqx.combine(arrays, self.static)(known.carry, x)
             return y, carry
