@@ -19,7 +19,7 @@ SMALL = {
 }
 
 
-def _series(n=900, seed=0):
+def _series(n=700, seed=0):
     """A season of 24 rows, and values missing here and there."""
     rng, t = np.random.default_rng(seed), np.arange(n)
     y = 50 + 3 * np.sin(2 * np.pi * t / 24) + np.sin(2 * np.pi * t / 5) + 0.3 * rng.standard_normal(n)
@@ -73,14 +73,14 @@ def test_an_expert_without_a_net_is_recursive_least_squares(whole):
 
 
 def test_the_same_bits_in_whatever_portions(whole):
-    for cut in (7, 300):
+    for cut in (7,):
         np.testing.assert_array_equal(_forecasts(_series(), cut)[0], whole[0])
 
 
 def test_the_future_changes_nothing_before(whole):
     y = _series()
-    y[600:] = 1e7
-    np.testing.assert_array_equal(_forecasts(y)[0][:600], whole[0][:600])
+    y[500:] = 1e7
+    np.testing.assert_array_equal(_forecasts(y)[0][:500], whole[0][:500])
 
 
 @pytest.mark.parametrize("unit", [1e-12, 1e12])
@@ -88,10 +88,9 @@ def test_units_change_nothing(unit, whole):
     np.testing.assert_allclose(_forecasts(_series() * unit)[0] / unit, whole[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("at", [0, 500])
-@pytest.mark.parametrize("many", [3, 100])
+@pytest.mark.parametrize(("at", "many"), [(0, 100), (0, 3), (400, 100)])
 def test_wild_rows_are_forgotten(at, many):
-    y = _series(1300)
+    y = _series(1000)
     wild = y.copy()
     wild[at : at + many] = -9999
     error = lambda y: np.abs(_forecasts(y)[0][:-H, -1] - y[H:])
@@ -101,7 +100,7 @@ def test_wild_rows_are_forgotten(at, many):
 
 
 def test_a_stuck_sensor_breaks_nothing():
-    y = np.concatenate([_series(), np.full(3000, 50.0), _series(seed=1)])
+    y = np.concatenate([_series(), np.full(1500, 50.0), _series(seed=1)])
     said, default = _forecasts(y)
     assert np.isfinite(said).all()
     assert np.nanmean(np.abs(said[-400:-H, -1] - y[-400 + H :])) < 1
@@ -130,3 +129,8 @@ def test_weights_of_a_period_begin_anew():
     np.testing.assert_array_equal(p[part, part], 0.01 * np.eye(9))
     assert not np.asarray(p)[part][:, rest].any()
     np.testing.assert_array_equal(np.asarray(p)[np.ix_(rest, rest)], np.asarray(old)[np.ix_(rest, rest)])
+
+
+def test_lags_that_the_encoder_does_not_have_are_refused():
+    with pytest.raises(ValueError, match="7 lags, and the encoder has 6"):
+        Default({"RLS": Expert(lags=7)}, Encoder(lags=6))

@@ -252,7 +252,7 @@ EXPERIMENT = Experiment(
         "best_half": _lower("over the best floor, second half"),
         "wins": {"label": "better than it", "better": "higher", "floors": {}},
         "worst": _lower("worst against it"),
-        "micros": _lower("µs a row"),
+        "micros": _lower("µs a row, by the clock"),
     },
     views=_views,
 )

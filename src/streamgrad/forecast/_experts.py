@@ -82,7 +82,11 @@ class Readout(eqx.Module):
 def build(expert: Expert, parts: Mapping[str, slice], *, key: PRNGKeyArray) -> Readout:
     """The model of an expert, before the first row: it says 0, the last value."""
     heard = np.arange(parts["net"].start, parts["net"].stop)
-    start = parts["lags"].start
+    start, most = parts["lags"].start, parts["lags"].stop - parts["lags"].start
+    if expert.lags > most:
+        raise ValueError(
+            f"an expert sees {expert.lags} lags, and the encoder has {most}: give Encoder(lags=...) as many."
+        )
     seen = [np.arange(start, start + expert.lags), heard[:1], heard[4:]]  # the level, and other columns
     if expert.far:
         seen += [np.arange(parts[name].start, parts[name].stop) for name in ("far", "short", "long")]
