@@ -57,7 +57,7 @@ LAYERS = [
         "check",
         "estimators",
     },
-    {"bench", "compare", "data", "checkpoint", "tasks", "experiments"},
+    {"bench", "compare", "data", "checkpoint", "tasks", "forecast", "experiments"},
     {"cli", "report"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -8,6 +8,7 @@ from . import (
     copy_memory_modes,
     digits_stream,
     forecast,
+    forecast_series,
     sequences,
     snap_bias,
     snap_charlm,
@@ -37,5 +38,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         snap_charlm.EXPERIMENT,
         snap_bias.EXPERIMENT,
         forecast.EXPERIMENT,
+        forecast_series.EXPERIMENT,
     )
 }

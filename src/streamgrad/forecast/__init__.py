@@ -1,0 +1,1 @@
+"""The default forecaster: how it sees a stream, its experts, and what it has to beat."""
