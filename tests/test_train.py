@@ -284,3 +284,50 @@ def test_what_a_filter_cannot_learn_from_is_refused():
     dni = sg.nn.Sequential([sg.Recurrent(LAYER.cell, sg.DNI()), sg.Readout(UNITS, 1, key=KEY)])
     with pytest.raises(TypeError, match="learned by DNI itself"):
         sg.Learner(dni, sg.Kalman(), loss=sg.losses.mse).init(key=KEY, like=(np.zeros(IN), np.zeros(1)))
+
+
+# A filter on temporal differences.
+
+
+@pytest.mark.parametrize("streams", [None, 2])
+def test_kalman_temporal_differences_are_those_of_numpy(streams):
+    """A linear prediction: rewards c_t = φ_{t-1}·w - γ φ_t·w, a reset within, a missing cumulant."""
+    rng, lead = np.random.default_rng(3), () if streams is None else (streams,)
+    xs, cumulants = rng.normal(size=(STEPS, *lead, IN)), rng.normal(size=(STEPS, *lead, 1))
+    resets = np.zeros((STEPS, *lead), bool)
+    resets[5] = True
+    cumulants[8] = np.nan
+    model = sg.nn.Sequential([sg.Readout(IN, 1, key=KEY)])
+    learner = sg.td.TDLambda(model, plain(), gamma=0.8, streams=streams)
+    st, out = learner.run(learner.init(key=KEY), xs, cumulants, resets=resets)
+    readout = model.layers[0]
+    theta, P = np.concatenate([np.ravel(readout.weight), readout.bias]), 0.1 * np.eye(IN + 1)
+    phi = np.concatenate([xs, np.ones((*xs.shape[:-1], 1))], axis=-1).reshape(STEPS, -1, IN + 1)
+    rewards = cumulants.reshape(STEPS, -1)
+    before = None
+    for t in range(STEPS):
+        gamma, y = 0.0 if resets[t].any() else 0.8, phi[t] @ theta
+        if before is not None and np.isfinite(rewards[t]).all():
+            H = before[0] - gamma * phi[t]
+            error = rewards[t] + gamma * y - before[1]
+            np.testing.assert_allclose(np.ravel(out.error[t]), error, rtol=1e-9)
+            K = P @ H.T @ np.linalg.inv(H @ P @ H.T + 0.5 * np.eye(len(H)))
+            theta, P = theta + K @ error, P - K @ H @ P
+        before = phi[t], y
+    got = np.concatenate([np.ravel(st.model.layers[0].weight), st.model.layers[0].bias])
+    assert_close(got, theta, 1e-9)
+    assert st.skipped == 0 and learner.warnings(st) == []
+
+
+def test_a_filter_on_temporal_differences_goes_step_by_step_and_refuses_traces():
+    xs, cumulants = stream()
+    learner = sg.td.TDLambda(MODEL, sg.Kalman(), gamma=0.9)
+    st, _ = learner.run(learner.init(key=KEY), xs, cumulants)
+    other = learner.init(key=KEY)
+    for x, cumulant in zip(xs, cumulants, strict=True):
+        other, _ = learner.step(other, x, cumulant)
+    assert_close(weights(other.model), weights(st.model), 1e-9)
+    with pytest.raises(ValueError, match=r"takes lam=0, got 0.5"):
+        sg.td.TDLambda(MODEL, sg.Kalman(), gamma=0.9, lam=0.5)
+    with pytest.raises(ValueError, match="no λ for a step"):
+        learner.step(other, xs[0], cumulants[0], lam=0.5)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ._memory import is_carry
 from ._persistent import Persistent
-from .train import Memory
+from .train import KalmanState, Memory
 
 if TYPE_CHECKING:
     from .td import TDState
@@ -56,7 +56,7 @@ def warnings(memory: Memory | TDState, trained: Any) -> list[str]:
                 f"the influence of {where} has grown to {size:.1e}: its recurrence amplifies the past. Clip gradients "
                 "(optax.clip_by_global_norm), lower the learning rate or use a stable cell (LRU, RTU)."
             )
-    if (size := largest(memory.optimiser)) > LARGE_MOMENT:
+    if (size := largest(_moments(memory.optimiser))) > LARGE_MOMENT:
         found.append(
             f"the optimiser remembers {size:.1e}, of an extreme gradient, and takes next to no steps until it has "
             "forgotten it: normalise the inputs (sg.nn.Normalise) and clip gradients before it "
@@ -73,6 +73,12 @@ def warnings(memory: Memory | TDState, trained: Any) -> list[str]:
             "(optax.adamw)."
         )
     return found
+
+
+def _moments(optimiser: Any) -> Any:
+    """The state of an Optax optimiser: the bounds of a filter's variances are large by choice."""
+    is_filter = lambda node: isinstance(node, KalmanState)
+    return jax.tree.map(lambda node: None if is_filter(node) else node, optimiser, is_leaf=is_filter)
 
 
 def largest(tree: Any) -> float:

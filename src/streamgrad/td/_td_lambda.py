@@ -15,11 +15,11 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from .. import _health as health
 from .._growth import grown
 from .._memory import fitted, is_algorithm
-from .._trained import check_update, checked_optimiser, split, trained
+from .._trained import checked_optimiser, split, trained
 from ..cells._cell import check_sizes
 from ..nn import Sequential, due
 from ..readout import Readout
-from ..train import Memory, Predicted, Program, TemporalDifference, Traces, TracesState, Undo
+from ..train import Filter, Kalman, Memory, Predicted, Program, TemporalDifference, Traces, Undo
 from ._checks import check_share
 from ._compiled import Compiled
 from ._state import Form, Parts, TDState, is_traced
@@ -59,6 +59,8 @@ class TDLambda:
       predictions ("Horde") has a trace for each over what they share, and one for its own row of a last `sg.Readout`;
     - `optimiser`: any Optax transformation, or a function `model -> transformation` for one that depends on the model
       (asked again when the model grows), such as `lambda model: sg.optimisers.rmsprop(model, 1e-2)`;
+      `sg.Kalman()` in its place makes Kalman temporal differences: the filter's sensitivity is ∂(y_{t-1} - γ_t y_t)/∂θ,
+      `lam` must be 0, and `st.trace` holds ∂y_{t-1}/∂θ (Geist & Pietquin, 2010; biased where transitions are random);
     - `gamma`, `lam`: numbers in [0, 1], or one for each prediction; both can be given with every step instead;
     - `predictions`: how many the model makes at once;
     - `streams`: None for one stream, or how many share the weights, each with carry and traces of its own; then x,
@@ -111,7 +113,13 @@ class TDLambda:
                 f"TDLambda needs an online gradient at every step, and {type(windowed[0]).__name__} has none: use "
                 "sg.TBPTT(window), sg.SnAp(1) or sg.RTRL()."
             )
-        checked_optimiser(optimiser, model, "TDLambda")
+        if not isinstance(optimiser, Kalman):
+            checked_optimiser(optimiser, model, "TDLambda")
+        elif np.any(lam):
+            raise ValueError(
+                f"Under a Kalman filter TDLambda takes lam=0, got {lam}: the filter's covariance is its credit through "
+                "time, and there are no eligibility traces."
+            )
         if streams is not None and (not isinstance(streams, int) or streams < 1):
             raise ValueError(f"streams must be None or an integer >= 1, got {streams!r}.")
         check_sizes(predictions=predictions)
@@ -129,8 +137,11 @@ class TDLambda:
         """The state before the first step."""
         # A copy: the weights of the model that the user holds must survive donation.
         model = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True) if eqx.is_array(leaf) else leaf, self._model)
-        arrays = eqx.filter(model, eqx.is_array)
-        return TDState(*_parts(self._program(model).init(arrays, *jax.random.split(key)), model))
+        program, lead = self._program(model), () if self.streams is None else (self.streams,)
+        memory = program.init(eqx.filter(model, eqx.is_array), *jax.random.split(key))
+        if not program.is_open(memory):
+            memory = program.opened(memory, None, None, jax.ShapeDtypeStruct((*lead, self.predictions), float))
+        return TDState(*_parts(program, memory, model))
 
     def step(
         self, st: TDState, x: Any, cumulant: Any, *, gamma: Any = None, lam: Any = None, reset: Any = None
@@ -193,10 +204,9 @@ class TDLambda:
         old = st.memory
         key = jax.random.fold_in(old.key, 2**31 + len(jax.tree.leaves(old.model))) if key is None else key
         model, carry = grown(old.model, old.carry, self.streams, key)
-        memory = self._program(model).grown(
-            self._program(old.model), _memory(old), eqx.filter(model, eqx.is_array), carry, None
-        )
-        return TDState(*_parts(memory, model))
+        program, smaller = self._program(model), self._program(old.model)
+        memory = program.grown(smaller, _memory(smaller, old), eqx.filter(model, eqx.is_array), carry, None)
+        return TDState(*_parts(program, memory, model))
 
     def predict(self, st: TDState, x: Any) -> Array:
         """The prediction for x after all that was seen. Changes nothing."""
@@ -209,13 +219,17 @@ class TDLambda:
 
     def _program(self, model: Any) -> Program:
         rule = TemporalDifference(self.gamma, self.lam, self.predictions)
-        update = Traces(self._optimise(model), self.predictions, _own_rows(model, self.predictions))
+        if isinstance(self._optimiser, Kalman):
+            update = Filter(self._optimiser, model, temporal=True)
+        else:
+            update = Traces(self._optimise(model), self.predictions, _own_rows(model, self.predictions))
         return Program(model, rule, update, Undo(), streams=self.streams)
 
     def _one(self, parts: Parts, now):
         x, cumulant, gamma, lam, reset = now
-        memory, told = self._program(parts.model).step(_memory(parts), x, (cumulant, gamma, lam), reset)
-        return _parts(memory, parts.model), TDOutput(*told)
+        program = self._program(parts.model)
+        memory, told = program.step(_memory(program, parts), x, (cumulant, gamma, lam), reset)
+        return _parts(program, memory, parts.model), TDOutput(*told)
 
     def _packed_one(self, form: Form, arrays, now):
         parts, out = self._one(form.unpack(arrays), now)
@@ -224,8 +238,9 @@ class TDLambda:
     def _many(self, form: Form, arrays: Parts, steps):
         parts = form.join(arrays)
         xs, cumulants, gammas, lams, resets = steps
-        memory, told = self._program(parts.model).run(_memory(parts), xs, (cumulants, gammas, lams), resets)
-        return eqx.filter(_parts(memory, parts.model), eqx.is_array), TDOutput(*told)
+        program = self._program(parts.model)
+        memory, told = program.run(_memory(program, parts), xs, (cumulants, gammas, lams), resets)
+        return eqx.filter(_parts(program, memory, parts.model), eqx.is_array), TDOutput(*told)
 
     def _prediction(self, st: Parts, x):
         call = lambda carry, x: st.model(carry, x)[1]
@@ -273,16 +288,18 @@ class TDLambda:
                 f"The model predicts shape {made.shape}, expected {st.prediction.shape}: give "
                 "TDLambda(predictions=...) the number of predictions that the model makes."
             )
-        check_update(self._optimise(st.model), split(st.model)[0], {}, "TDLambda")
+        self._program(st.model).update.check(split(st.model)[0])
+        if lam is not None and isinstance(self._optimiser, Kalman):
+            raise ValueError("Under a Kalman filter TDLambda takes no λ for a step: there are no eligibility traces.")
         self._checked.add(seen)
 
 
-def _memory(parts: Parts) -> Memory:
+def _memory(program: Program, parts: Parts) -> Memory:
     """The memory of the driver in the parts of a state."""
     return Memory(
         model=eqx.filter(parts.model, eqx.is_array),
         carry=parts.carry,
-        update=TracesState(parts.trace, parts.optimiser),
+        update=program.update.joined(parts.trace, parts.optimiser),
         rule=Predicted(parts.prediction, parts.begun),
         broken=jnp.zeros_like(parts.begun),
         steps=parts.count,
@@ -292,15 +309,16 @@ def _memory(parts: Parts) -> Memory:
     )
 
 
-def _parts(memory: Memory, model: Any) -> Parts:
+def _parts(program: Program, memory: Memory, model: Any) -> Parts:
     """The parts of a state with the driver's memory, of a model whose arrays are in it."""
+    trace, optimiser = program.update.parts(memory.update)
     return Parts(
         model=eqx.combine(memory.model, model),
         carry=memory.carry,
-        trace=memory.update.trace,
+        trace=trace,
         prediction=memory.rule.prediction,
         begun=memory.rule.begun,
-        optimiser=memory.update.optimiser,
+        optimiser=optimiser,
         skipped=memory.skipped,
         key=memory.key,
         count=memory.steps,
