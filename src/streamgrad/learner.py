@@ -36,9 +36,9 @@ class Learner:
         st, out = learner.run(st, xs, targets)       # the same, scanned on the device
 
     - `model`: an Equinox module with `init(key=) -> carry` and `(carry, x) -> (carry, prediction)`.
-    - `optimiser`: `sg.Kalman()`, or any Optax transformation (clipping, groups and schedules included), over the model's
-      inexact-array leaves, those of `sg.RLS` and `sg.nn.Fixed` and those that no gradient trains excepted; or a function
-      `model -> transformation`, asked again when the model grows.
+    - `optimiser`: `sg.Kalman()`, or any Optax transformation (clipping, groups and schedules included), over the
+      model's inexact-array leaves, those of `sg.RLS` and `sg.nn.Fixed` and those that no gradient trains excepted; or
+      a function `model -> transformation`, asked again when the model grows.
     - `loss(prediction, target) -> scalar`.
     - `update_every`: steps whose gradients are averaged for one update; with `BPTT` the differentiated window.
     - `delay`: targets come this many steps late: the target given at step t is that of x_{t-delay}. The
