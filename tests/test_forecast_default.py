@@ -48,7 +48,8 @@ def test_every_expert_learns(whole):
     assert default.names == (*SMALL, "weighted", "stacked", "mixture")
     error = np.sqrt(np.nanmean((said[:-H] - y[H:, None])[400:] ** 2, axis=0))
     last = np.sqrt(np.nanmean((y[H:] - y[:-H])[400:] ** 2))
-    assert (error < 0.5 * last).all()
+    assert (error < 0.6 * last).all()  # six lags alone do not reach back a season
+    assert (error[[1, 2, -1]] < 0.3 * last).all()
     assert error[-1] < 1.05 * error.min()
 
 
@@ -118,7 +119,14 @@ def test_weights_of_a_period_begin_anew():
     gone = np.zeros(encoder.size, bool)
     gone[encoder.parts["short"]] = True
     before = default.memory.experts[1]
-    after = default._program.anew(jax.tree.map(lambda a: a.copy(), default.memory), gone).experts[1]
+    anew = lambda columns: default._program.anew(jax.tree.map(lambda a: a.copy(), default.memory), columns)
+    after = anew(gone).experts[1]
+    # Inputs that still wait for their target had the old meaning: they teach nothing of the new one.
+    lags = np.zeros(encoder.size, bool)
+    lags[encoder.parts["lags"]] = True
+    old = np.asarray(default.memory.inputs)
+    assert old[:, lags].any()
+    np.testing.assert_array_equal(anew(lags).inputs, np.where(lags, 0, old))
     size = len(before.arrays.weight)
     end = size - 1 - 10  # the constant and the long period's columns are the last
     part = slice(end - 9, end)

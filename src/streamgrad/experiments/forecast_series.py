@@ -7,7 +7,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -99,11 +99,12 @@ FLOORS: dict[str, Method] = {
     **{f"RLS-{lags} of 0.1": floor(_floors.rls_of_0_1, lags) for lags in _floors.LAGS},
     **{f"RLS-{lags}": floor(_floors.rls, lags) for lags in _floors.LAGS},
 }
+WAYS: dict[str, Literal["kalman", "adam", ""]] = {"frozen": "", "Adam": "adam", "Kalman": "kalman"}
 #: The same nets learned in three ways, each under the same readout.
-NETS = {
+NETS: dict[str, Expert] = {
     f"{name}, {how}": Expert(net, units, learns=learns)
     for name, net, units in (("LSTM columns 8", "lstm", 8), ("RTU 16", "rtu", 16))
-    for how, learns in (("frozen", ""), ("Adam", "adam"), ("Kalman", "kalman"))
+    for how, learns in WAYS.items()
 }
 #: The default's experts but for those under a filter that learns a net.
 LIGHT = {name: expert for name, expert in EXPERTS.items() if not expert.learns}
@@ -155,7 +156,8 @@ def errors(values: np.ndarray, said: np.ndarray, horizon: int) -> tuple[float, f
     due = np.isfinite(wrong)
     late = due & (np.arange(horizon, len(values)) >= len(values) // 2)
     deviation = truth[due].std()
-    return tuple(float(np.sqrt(np.mean(wrong[rows] ** 2)) / deviation) for rows in (due, late))
+    error = lambda rows: float(np.sqrt(np.mean(wrong[rows] ** 2)) / deviation)
+    return error(due), error(late)
 
 
 @functools.lru_cache(maxsize=4)
@@ -170,8 +172,8 @@ def run(settings: Settings, name: str, horizon: int, method: str, recorder: Reco
     n = len(stream.values)
     for seed, forecasts in enumerate(said):
         whole, late = errors(stream.values, forecasts, horizon)
-        micros = seconds / n * 1e6 if seconds == seconds else None
-        recorder.write(seed, n, "end", final=True, nrmse=whole, late=late, micros=micros)
+        timed = {} if math.isnan(seconds) else {"micros": seconds / n * 1e6}
+        recorder.write(seed, n, "end", final=True, nrmse=whole, late=late, **timed)
 
 
 def summarise(part: str, method: str, rows: list[Row], recorder: Recorder) -> None:
@@ -191,9 +193,10 @@ def summarise(part: str, method: str, rows: list[Row], recorder: Recorder) -> No
         means = {name: math.exp(np.mean(np.log(ratios))) for name, ratios in over.items()}
         half = np.array(over["best_half"])
         means |= {"wins": float(np.mean(half < 1)), "worst": float(half.max())}
-        micros = [row["micros"] for row in mine if row["micros"] is not None]
-        time = float(np.median(micros)) if micros else None
-        recorder.write(0, len(mine), "summary", final=True, **means, micros=time)
+        micros = [row["micros"] for row in mine if row.get("micros") is not None]
+        if micros:
+            means["micros"] = float(np.median(micros))
+        recorder.write(0, len(mine), "summary", final=True, **means)
 
 
 def _key(row: Row) -> tuple:

@@ -106,14 +106,14 @@ class Encoder:
             at = min(stop, len(rows))
             if self.state["rows"][0] >= self.state["rows"][1]:
                 self._look()
-        return Encoded(*map(np.concatenate, zip(*parts, strict=True)))
+        return Encoded._make(np.concatenate(pieces) for pieces in zip(*parts, strict=True))
 
     def _encode(self, rows: np.ndarray) -> Encoded:
         """Rows between two looks for periods."""
         state, n, h = self.state, len(rows), self.horizon
         if n == 0:
             nothing = np.empty(0)
-            return Encoded(np.empty((0, self.size)), *[nothing] * 4, np.empty((0, 2), bool))
+            return Encoded(np.empty((0, self.size)), nothing, nothing, nothing, nothing, np.empty((0, 2), bool))
         filled = carried(state["last"], rows)
         before = np.concatenate([state["last"][:1], filled[:-1, 0]])
         size = Size()

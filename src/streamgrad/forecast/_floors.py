@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import blas
+from scipy.linalg import get_blas_funcs
 
 from ._encoder import Encoder, carried
 
@@ -98,13 +98,14 @@ def least_squares(
     kept as the upper triangle of P / c, so that forgetting costs nothing."""
     n, size = inputs.shape
     weight, said = np.zeros(size), np.zeros(n)
+    symv, syr = get_blas_funcs(("symv", "syr"), dtype=np.float64)
     root = np.asfortranarray(np.eye(size) * prior)
     c, trace, noise, start = 1.0, prior * size, 1.0, prior * size
     for t in range(n):
         if t >= horizon and math.isfinite(learn[t]):
             x = inputs[t - horizon]
             error = learn[t] - float(x @ weight)
-            gain = blas.dsymv(c, root, x)
+            gain = symv(c, root, x)
             spread = float(x @ gain)
             if fair:
                 bound = 3 * math.sqrt(noise + spread)
@@ -113,7 +114,7 @@ def least_squares(
                 clipped = error
             norm = noise * FORGETTING + spread
             weight += gain * (clipped / norm)
-            root = blas.dsyr(-1 / (norm * c), gain, a=root, overwrite_a=1)
+            root = syr(-1 / (norm * c), gain, a=root, overwrite_a=1)
             trace = (trace - float(gain @ gain) / norm) / FORGETTING
             c, trace = (c / FORGETTING, trace) if trace <= start else (c / FORGETTING * start / trace, start)
             if fair:
