@@ -249,7 +249,7 @@ class TDLambda:
     # Its parts.
 
     def _optimise(self, model) -> optax.GradientTransformation:
-        made = self._optimiser
+        made: Any = self._optimiser
         return made if isinstance(made, optax.GradientTransformation) else made(model)
 
     def _until_growth(self, st: TDState) -> int:

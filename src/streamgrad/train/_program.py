@@ -66,7 +66,7 @@ class Program:
     def init(self, arrays: PyTree[Array], key_carry: PRNGKeyArray, key: PRNGKeyArray) -> Memory:
         """What is known before the first step."""
         parameters = eqx.filter(arrays, self.trained)
-        carry = self.fresh(self.model(arrays), key_carry)
+        carry = self.fresh(self.stepping(arrays), key_carry)
         return Memory(
             model=arrays,
             carry=carry,
