@@ -281,6 +281,9 @@ def test_what_a_filter_cannot_learn_from_is_refused():
     bptt = sg.nn.Sequential([sg.Recurrent(LAYER.cell, sg.BPTT()), sg.Readout(UNITS, 1, key=KEY)])
     with pytest.raises(TypeError, match=r"sensitivities of each step.* not BPTT"):
         sg.Learner(bptt, sg.Kalman(), loss=sg.losses.mse, update_every=4)
+    aligned = sg.nn.Sequential([LAYER, sg.Readout(UNITS, 1, key=KEY, feedback="random")])
+    with pytest.raises(TypeError, match=r"feedback='random'\) sends down feedback"):
+        sg.Learner(aligned, sg.Kalman(), loss=sg.losses.mse)
     dni = sg.nn.Sequential([sg.Recurrent(LAYER.cell, sg.DNI()), sg.Readout(UNITS, 1, key=KEY)])
     with pytest.raises(TypeError, match="learned by DNI itself"):
         sg.Learner(dni, sg.Kalman(), loss=sg.losses.mse).init(key=KEY, like=(np.zeros(IN), np.zeros(1)))

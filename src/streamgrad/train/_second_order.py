@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._growth import overlaid
+from ..readout import Readout
 from ._kalman import Kalman, KalmanState
 from ._update import Update
 
@@ -29,12 +30,21 @@ class Filter(Update):
     - `model`: says which parameters belong to a unit or a layer; `every`: steps for which the weights in use stay;
     - `temporal`: whether errors are temporal differences, whose sensitivity is ∂(y_{t-1} - γ y_t)/∂θ (KTD).
 
+    Raises `TypeError` for a readout whose feedback is no derivative.
+
     Within a window the filter goes on, from errors corrected by what it has learned since: e - H (θ' - θ).
 
     Reference: Geist & Pietquin, Kalman temporal differences, 2010.
     """
 
     def __init__(self, kalman: Kalman, model: Any, every: int = 1, *, temporal: bool = False):
+        is_readout = lambda node: isinstance(node, Readout)
+        for node in filter(is_readout, jax.tree.leaves(model, is_leaf=is_readout)):
+            if node.feedback != "symmetric":
+                raise TypeError(
+                    f"A Kalman filter needs sensitivities, and Readout(feedback={node.feedback!r}) sends down feedback of "
+                    'its own in their place: use feedback="symmetric".'
+                )
         self.kalman, self.model, self.every, self.temporal = kalman, model, every, temporal
 
     def init(self, trained, lead):
