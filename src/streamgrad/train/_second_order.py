@@ -42,8 +42,8 @@ class Filter(Update):
         for node in filter(is_readout, jax.tree.leaves(model, is_leaf=is_readout)):
             if node.feedback != "symmetric":
                 raise TypeError(
-                    f"A Kalman filter needs sensitivities, and Readout(feedback={node.feedback!r}) sends down feedback of "
-                    'its own in their place: use feedback="symmetric".'
+                    f"A Kalman filter needs sensitivities, and Readout(feedback={node.feedback!r}) sends down feedback "
+                    'of its own in their place: use feedback="symmetric".'
                 )
         self.kalman, self.model, self.every, self.temporal = kalman, model, every, temporal
 
