@@ -29,7 +29,7 @@ def test_linear_model_is_weighted_ridge_regression(lam):
 
 def test_rls_is_this_filter():
     """`sg.RLS` forgets before it measures: the same numbers from a prior of 1 / (ridge λ), R = 1 and no clip, while its
-    bound does not bind. Each output is a filter of its own, mapped over: where all are given they share one P."""
+    bound does not bind. Each output is a filter of its own, mapped over."""
     lam, ridge, features, outputs, steps = 0.97, 0.8, 5, 2, 60
     layer = sg.RLS(features, outputs, forgetting=lam, ridge=ridge)
     filter_ = Kalman(prior=1 / (ridge * lam), forgetting=lam, **PLAIN)
@@ -47,8 +47,8 @@ def test_rls_is_this_filter():
     states, weights = jax.tree.map(lambda leaf: jnp.stack([leaf] * outputs), (start, w))
     (rls, states, weights), _ = jax.jit(lambda *a: jax.lax.scan(step, *a))((layer, states, weights), (phis, ys))
     np.testing.assert_allclose(weights.T, rls.weight, rtol=0, atol=1e-10)
-    for covariance in states.covariance[0][:, 0]:
-        np.testing.assert_allclose(covariance * lam, rls.root @ rls.root.T, rtol=0, atol=1e-10)
+    for covariance, root in zip(states.covariance[0][:, 0], rls.root, strict=True):
+        np.testing.assert_allclose(covariance * lam, root @ root.T, rtol=0, atol=1e-10)
 
 
 def test_constant_system_is_the_textbooks_filter():

@@ -161,6 +161,8 @@ def analysed_call(compiled, taught, *lead, batch=()):
     """A learner's own compiled step or run."""
     state = taught.init(key=KEY)
     arguments = floats(*lead, *batch, IN), floats(*lead, *batch, 1), jax.ShapeDtypeStruct(lead, jnp.bool_)
+    if lead:  # a run: its inputs together, and how many of them there are
+        arguments = arguments, jax.ShapeDtypeStruct((), jnp.int32)
     return state, compiled.lower(state, *arguments).compile().memory_analysis()
 
 

@@ -146,6 +146,7 @@ class TDState:
     @property
     def steps(self) -> int:
         """Steps taken."""
+        self.refuse_consumed()
         if self._steps is None:
             low, high = np.asarray(self.memory.count)
             self._steps = int(low) + (int(high) << 32)

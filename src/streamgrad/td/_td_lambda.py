@@ -210,6 +210,7 @@ class TDLambda:
 
     def predict(self, st: TDState, x: Any) -> Array:
         """The prediction for x after all that was seen. Changes nothing."""
+        st.refuse_consumed()
         if is_traced((st.memory, x)):
             return self._prediction(st.memory, jnp.asarray(x))
         form, arrays = st.packed(self._forms)
