@@ -47,8 +47,8 @@ def test_rls_is_this_filter():
     states, weights = jax.tree.map(lambda leaf: jnp.stack([leaf] * outputs), (start, w))
     (rls, states, weights), _ = jax.jit(lambda *a: jax.lax.scan(step, *a))((layer, states, weights), (phis, ys))
     np.testing.assert_allclose(weights.T, rls.weight, rtol=0, atol=1e-10)
-    for covariance, root in zip(states.covariance[0][:, 0], rls.root, strict=True):
-        np.testing.assert_allclose(covariance * lam, root @ root.T, rtol=0, atol=1e-10)
+    for covariance, factor in zip(states.covariance[0][:, 0], rls.root, strict=True):
+        np.testing.assert_allclose(covariance * lam, factor @ factor.T, rtol=0, atol=1e-10)
 
 
 def test_constant_system_is_the_textbooks_filter():
