@@ -86,7 +86,7 @@ def test_a_state_that_was_consumed_is_refused_by_name(learner):
         st = walked(learner, 1)
         first(st)
         for again in (lambda: learner.step(st, X, C), lambda: learner.run(st, X[None], C[None])):  # noqa: B023
-            with pytest.raises(RuntimeError, match="consumed by an earlier step or run"):
+            with pytest.raises(RuntimeError, match="was consumed: an earlier step, run or grow"):
                 again()
     with pytest.raises(AttributeError, match="no 'weights'"):
         _ = st.weights
