@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -35,7 +35,7 @@ class Sequential(eqx.Module):
 
     layers: tuple[Any, ...]
 
-    def __init__(self, layers: Sequence[Callable]):
+    def __init__(self, layers: Sequence[Any]):
         self.layers = tuple(layers)
         if not self.layers:
             raise ValueError("Sequential needs at least one layer, got none.")
@@ -110,7 +110,7 @@ class Parallel(eqx.Module):
 
     layers: tuple[Any, ...]
 
-    def __init__(self, layers: Sequence[Callable]):
+    def __init__(self, layers: Sequence[Any]):
         self.layers = tuple(layers)
         if not self.layers:
             raise ValueError("Parallel needs at least one layer, got none.")
