@@ -179,6 +179,8 @@ class RLS(Fitted):
         """The readout after one target; one that is wild, or whose features are, is left out."""
         target = target.astype(self.weight.dtype)
         sizes = jnp.concatenate([jnp.max(jnp.abs(carry[:-1]), keepdims=True), target])
+        # What cannot be squared is never learned from, and leaves no trace here either.
+        sizes = jnp.where(jnp.abs(sizes) < float(jnp.finfo(carry.dtype).max) ** 0.5, sizes, jnp.nan)
         apart = float(jnp.finfo(carry.dtype).eps) ** -2
         seen, (low, high), forgotten = advance(self.sizes, sizes, LONG, centred=False, apart=apart)
         ordinary = (low <= sizes) & (sizes <= high)
