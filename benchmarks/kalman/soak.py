@@ -28,8 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import streamgrad as sg
+from streamgrad import Kalman
 from streamgrad.train._filter import _times, joined, split
-from streamgrad.train._kalman import Kalman
 
 LOOK = 10_000
 LAGS = 48

@@ -21,7 +21,7 @@ import numpy as np
 from soak import _root
 
 import streamgrad as sg
-from streamgrad.train._kalman import Kalman
+from streamgrad import Kalman
 
 STEPS = 500
 COLUMNS = {52: 3, 205: 12, 409: 24}

@@ -25,7 +25,7 @@ from .._inference import inference
 from .._static import Static
 from ..algorithms import Frozen, SnAp
 from ..recurrent import Recurrent
-from ..train._kalman import Kalman
+from ..train import Kalman
 
 FEATURES, OTHERS = 0.03, 0.01  # prior variances of readout weights
 RATE = 1e-3  # of Adam, for one row ahead
