@@ -14,8 +14,8 @@ H = 2
 SMALL = {
     "RLS": Expert(lags=6, far=False),
     "reservoir": Expert("rtu", 3, lags=6),
-    "columns": Expert("lstm", 2, learns="kalman", lags=6),
-    "Adam": Expert("lstm", 2, learns="adam", lags=6, far=False, patient=False),
+    "columns": Expert("lstm columns", 2, learns="kalman", lags=6),
+    "Adam": Expert("lstm columns", 2, learns="adam", lags=6, far=False, patient=False),
 }
 
 

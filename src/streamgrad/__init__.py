@@ -44,12 +44,12 @@ from .explain import explain as explain
 from .learner import Learner as Learner
 from .readout import RLS as RLS, Readout as Readout
 from .recurrent import Recurrent as Recurrent
-from .train import Kalman as Kalman
+from .train import Kalman as Kalman, Mixture as Mixture
 
 __version__ = "0.1.0"
 
 #: Parts that take longer to import than a loop of learning needs: imported when they are asked for.
-_LATER = ("checkpoint", "data")
+_LATER = ("checkpoint", "data", "forecast")
 
 
 def __getattr__(name: str):

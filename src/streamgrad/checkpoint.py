@@ -147,6 +147,20 @@ def load(
     )
 
 
+def config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The `config` that the newest valid checkpoint of a folder, or one file, was saved with.
+
+    Raises `CheckpointError` where there is none."""
+    path = Path(path)
+    files = [path]
+    if path.is_dir():
+        files = [path / f"step-{step:012d}.safetensors" for step in reversed(steps(path))]
+    for file in files:
+        with contextlib.suppress(_Damaged):
+            return _read(file)[1]["config"]
+    raise CheckpointError(f"there is no valid checkpoint in {path}: give the folder that one was saved in.")
+
+
 def steps(directory: str | os.PathLike[str]) -> list[int]:
     """The steps of the checkpoints in a folder, oldest first; damaged ones are not told apart."""
     directory = Path(directory)

@@ -142,6 +142,7 @@ class Learner:
             chunked=chunked,
             estimator=estimator,
         )
+        self.delay = delay
         self._template = eqx.filter(model, eqx.is_array)
         options = compiler_options(batched=streams is not None)
         compiled = functools.partial(jax.jit, donate_argnums=0, compiler_options=options)

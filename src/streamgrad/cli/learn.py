@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from streamgrad.data import SERIES, Source, SourceError, open_source
-from streamgrad.data.errors import unknown_column
+
+if TYPE_CHECKING:
+    from streamgrad.forecast import Forecaster, Record
+
+HEALTH = 50_000  # rows between two looks at whether anything grows out of bounds
 
 
 class UsageError(ValueError):
@@ -21,7 +26,7 @@ class UsageError(ValueError):
 
 @dataclass
 class Options:
-    """Learn to forecast a column of a stream, row by row, and say how well it goes.
+    """Learn to forecast columns of a stream, row by row, and say how well it goes.
 
     Each row is forecast before it is learned from: a forecast for h rows ahead is scored and
     learned from when that row has arrived, never earlier. Memory does not grow with the stream.
@@ -30,28 +35,51 @@ class Options:
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """CSV, TSV, Parquet, Arrow or JSON lines; - for standard input; or a bundled series
     (seattle-temps, sf-temps, seattle-weather, co2, sunspots, elnino)."""
-    target: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
-    """Column to forecast. A bundled series knows its own."""
+    target: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN ...")] = ()
+    """Columns to forecast. A bundled series knows its own."""
     features: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN ...")] = ()
     """Other columns to learn from."""
+    known: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN ...")] = ()
+    """Columns that are known in advance, such as a price or a plan: read HORIZON rows ahead."""
+    categorical: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN ...")] = ()
+    """Columns of texts or codes."""
+    time: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
+    """Column of times (ISO 8601 or seconds): order and gaps are checked, calendar features made."""
     horizon: int = 1
     """Rows ahead to forecast."""
     period: Annotated[int | None, tyro.conf.arg(metavar="ROWS")] = None
-    """Rows in a season (24 for hourly rows), for the seasonal last value; 0 leaves it out."""
-    cell: str = "lru"
-    """The recurrent cell, in any spelling: lru, gru, lstm, vanilla, leaky, indrnn, mingru, rtu."""
-    units: int = 32
-    """Units of the cell."""
-    algorithm: str = "snap-1"
-    """How the cell learns through time: snap-1, snap-2, ..., rtrl, uoro, ok-2, rflo, eprop, tbptt-8, frozen, ..."""
-    lags: int = 32
-    """Newest values of the target that the readout (and RLS on lags) sees directly."""
-    learning_rate: float = 1e-3
-    """Of Adam, for the recurrent part; the readout is fitted by recursive least squares."""
-    forgetting: float = 0.999
-    """Of the readout: a row's weight in the fit falls by this factor with each row."""
+    """Rows in a season (24 for hourly rows). Without it, it is looked for, and no seasonal last
+    value stands in the table; 0: likewise for a series that knows its own."""
+    levels: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SHARE ...")] = (0.8, 0.95)
+    """Of the intervals."""
+    learner: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """mixture (the default), light (without nets), one of the experts alone (rls, reservoir,
+    columns, fast-columns), or one net (--cell) under adam, kalman, or frozen."""
+    light: bool = False
+    """The learner without nets, for streams that are faster: the same as --learner light."""
+    beside: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """Learners to run beside it and show in the table, such as frozen adam."""
+    cell: str | None = None
+    """The net's cell: lstm-columns (the default), lru, gru, lstm, vanilla, leaky, indrnn, mingru or
+    rtu. This and the options up to --forgetting choose --learner adam where none is named."""
+    units: int | None = None
+    """Units of the net (8)."""
+    algorithm: str | None = None
+    """How the net learns through time: snap-1 (the default), snap-2, ..., rtrl, uoro, rflo, frozen, ..."""
+    lags: int | None = None
+    """Newest changes of the target that the net's readout sees (32)."""
+    learning_rate: float | None = None
+    """Of Adam (0.001)."""
+    forgetting: float | None = None
+    """Of the net's readout (0.9995): a row's weight falls by this factor with each row."""
+    missing: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VALUE ...")] = ()
+    """Values that mean "missing" in this source, besides the usual ones, such as -200."""
+    skip_lines: int = 0
+    """Lines before the header."""
+    comment: Annotated[str | None, tyro.conf.arg(metavar="SIGN")] = None
+    """Lines that begin with this are no rows."""
     seed: int = 0
-    """Of the initial weights."""
+    """Seed of the initial weights."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder for predictions, metrics, picture and checkpoints. Default: runs/SOURCE-hHORIZON."""
     resume: bool = False
@@ -72,26 +100,35 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; the exit status is 0, 1 after bad input, or 130 after Ctrl-C."""
+    # The loops of one stream are too small for two threads, which take twice as long.
+    os.environ.setdefault("NPROC", "1")
     pairs_off = (tyro.conf.FlagCreatePairsOff,)  # no --no-resume beside --resume
     options = tyro.cli(Options, prog="streamgrad learn", args=list(arguments), config=pairs_off)
-    from streamgrad.checkpoint import CheckpointError
-    from streamgrad.cli.journal import JournalError
-
     try:
         return learn(options)
-    except (SourceError, UsageError, CheckpointError, JournalError) as error:
-        print(f"streamgrad learn: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("streamgrad learn: stopped; --resume goes on from the checkpoint.", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not isinstance(error, (SourceError, UsageError, *_errors())):
+            raise
+        print(f"streamgrad learn: {error}", file=sys.stderr)
+        return 1
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """Errors whose message is a sentence for the user. Imported late: a mistyped option needs no JAX."""
+    from streamgrad.checkpoint import CheckpointError
+    from streamgrad.forecast import JournalError, RowError
+
+    return CheckpointError, JournalError, RowError
 
 
 def learn(options: Options) -> int:
     """Do what the options ask. Raises the errors that `main` turns into sentences."""
     _check(options)
-    source = open_source(options.source)
-    columns = _columns(options, source)
+    source = open_source(options.source)  # MERGE: missing=options.missing, skip_lines=, comment=
+    targets = _targets(options, source)
     series = SERIES.get(options.source)
     period = options.period if options.period is not None else series.period if series else None
     stem = "stdin" if options.source == "-" else Path(options.source).name.partition(".")[0]
@@ -101,99 +138,131 @@ def learn(options: Options) -> int:
             f"{folder} holds a run already: --resume goes on with it, --overwrite starts anew and "
             "loses it, and --out names another folder."
         )
+    record = _record(options, source, targets, period or None, folder)
+    if options.resume:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said below
+            saved = record.resume()
+        for path in saved.damaged:
+            print(f"The checkpoint {path} is damaged and is not used.", file=sys.stderr)
+        print(f"Going on from row {record.row:,} ({saved.path}).", file=sys.stderr)
+    elif options.overwrite:
+        _clear(record.checkpoints)
+    return _run(options, record)
 
-    from streamgrad.cli.stream import Run
-    from streamgrad.cli.summary import finish
-    from streamgrad.tasks.encoding import Encoder
-    from streamgrad.tasks.floors import Floors
-    from streamgrad.tasks.forecast import Forecaster, cell_name
 
-    encoder = Encoder(len(columns), options.lags, options.horizon)
-    names = "horizon cell units algorithm lags learning_rate forgetting seed log_every"
-    config: dict[str, Any] = {name: getattr(options, name) for name in names.split()}
+def _record(options: Options, source: Source, targets: tuple[str, ...], period: int | None, folder: Path) -> Record:
+    """The forecaster and its files."""
+    from streamgrad.forecast import Forecaster, Net, Record
+
+    names = "cell units algorithm lags learning_rate forgetting"
+    own = {name: getattr(options, name) for name in names.split() if getattr(options, name) is not None}
+    learner = options.learner or ("light" if options.light else "adam" if own else "mixture")
     try:
-        config["cell"] = cell_name(options.cell)
         forecaster = Forecaster(
-            encoder.size,
-            encoder.recurrent_size,
+            targets[0] if len(targets) == 1 else targets,
+            features=tuple(f for f in dict.fromkeys(options.features) if f not in targets),
+            known=options.known,
+            categorical=options.categorical,
+            time=options.time,
             horizon=options.horizon,
-            cell=config["cell"],
-            units=options.units,
-            algorithm=options.algorithm,
-            learning_rate=options.learning_rate,
-            forgetting=options.forgetting,
+            period=period,
+            levels=options.levels,
+            learner=learner,
+            beside=options.beside,
+            net=Net(**own),
             seed=options.seed,
         )
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from None
-    run = Run(
-        source,
-        columns,
-        forecaster=forecaster,
-        encoder=encoder,
-        floors=Floors(encoder.size, options.horizon, period or None),
-        folder=folder,
-        config={**config, "columns": list(columns), "period": period or None},
-        log_every=options.log_every,
-        checkpoint_every=options.checkpoint_every,
-        keep=options.keep,
-    )
-    if options.resume:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # said below
-            saved = run.resume()
-        for path in saved.damaged:
-            print(f"The checkpoint {path} is damaged and is not used.", file=sys.stderr)
-        print(f"Going on from row {run.row:,} ({saved.path}).", file=sys.stderr)
-    elif options.overwrite:
-        _clear(run.checkpoints)
+    every = {name: getattr(options, name) for name in ("log_every", "checkpoint_every", "keep")}
+    return Record(forecaster, source, folder, **every)
+
+
+def _run(options: Options, record: Record) -> int:
+    """Learn until the source ends, with progress, and say how it went."""
+    from streamgrad.cli.progress import Progress, seconds_since_start
+    from streamgrad.cli.stop import Stop
+    from streamgrad.cli.summary import finish
+
+    forecaster, source = record.forecaster, record.source
     replay = not (options.continues and options.source == "-")
-    ending, error = "end", None
-    try:
-        ending = run(replay)
-    except SourceError as bad:  # what came before it is learned and saved
-        ending, error = "bad input", bad
-    if run.row:
-        finish(run, ending, options.predictions)
+    said: set[str] = set()
+    first: list[float] = []
+    before = record.row
+
+    def seen(record: Record) -> None:
+        nonlocal before
+        if not first and record.first is not None:
+            first.append(seconds_since_start())
+        if record.row // HEALTH > before // HEALTH:
+            for warning in forecaster.warnings():
+                if warning not in said:
+                    said.add(warning)
+                    progress.say(f"Warning at row {record.row:,}: {warning}")
+        before = record.row
+        progress.update(record.row, source.fraction(), _newest(forecaster))
+
+    ended, error = True, None
+    with Stop() as stop, Progress(source.name, record.row) as progress:
+        try:
+            ended = record(replay=replay, seen=seen, stop=lambda: stop.asked)
+        except (SourceError, *_errors()) as bad:  # what came before it is learned and saved
+            ended, error = False, bad
+    ending = "end" if ended else "bad input" if error is not None else "stopped"
+    if record.row and not (error is not None and type(error).__name__ == "JournalError"):
+        finish(record, ending, options.predictions, first[0] if first else None)
     if error is not None:
         raise error
-    if run.row == 0 and ending == "end":
+    if record.row == 0 and ended:
         raise SourceError(f"{source.name} has a header but no rows: there is nothing to learn from.")
-    if ending == "end":
-        _nothing_to_forecast(run, columns[0])
-    return 130 if ending == "stopped" else 0
+    if ended:
+        _nothing_to_forecast(record)
+    return 0 if ended else 130
+
+
+def _newest(forecaster: Forecaster) -> dict[str, float]:
+    """Errors for the progress bar: nRMSE so far of the network and of the best floor, of the first target."""
+    target = forecaster.targets[0]
+    errors = {name: error for name, error in target.scores.nrmse().items() if name not in target.own}
+    network = errors.pop("network")
+    best = min(errors, key=lambda name: errors[name])
+    return {"nRMSE": network, best: errors[best]}
 
 
 def _check(options: Options) -> None:
     """Refuse numbers that cannot be meant."""
-    least = {"horizon": 1, "units": 1, "lags": 2, "log_every": 1, "checkpoint_every": 1, "keep": 1}
+    least = {"horizon": 1, "units": 1, "lags": 1, "log_every": 1, "checkpoint_every": 1, "keep": 1, "skip_lines": 0}
     for name, low in least.items():
         value, option = getattr(options, name), f"--{name.replace('_', '-')}"
-        if value < low:
+        if value is not None and value < low:
             raise UsageError(f"{option} {value}: it has to be a whole number of at least {low}.")
-    if options.period is not None and options.period < 0:
-        raise UsageError(f"--period {options.period}: it has to be at least 1 row, or 0 for none.")
-    if not 0 < options.forgetting <= 1:
+    if options.period is not None and (options.period < 0 or options.period == 1):
+        raise UsageError(f"--period {options.period}: it has to be at least 2 rows, or 0 for none.")
+    if options.forgetting is not None and not 0 < options.forgetting <= 1:
         raise UsageError(f"--forgetting {options.forgetting}: it has to be above 0 and at most 1.")
-    if not 0 <= options.learning_rate < float("inf"):
+    if options.learning_rate is not None and not 0 <= options.learning_rate < float("inf"):
         raise UsageError(f"--learning-rate {options.learning_rate}: it has to be at least 0.")
     if options.resume and options.overwrite:
         raise UsageError("--resume goes on with a run and --overwrite loses it: give one of them.")
+    if options.continues and options.known:
+        raise UsageError("--continues brings rows after the checkpoint, and --known needs those before it: give one.")
+    if options.light and options.learner not in (None, "light"):
+        raise UsageError(f"--light is --learner light, and --learner {options.learner} was given: give one of them.")
+    if options.known and options.source == "-":
+        raise UsageError(
+            "--known columns are read ahead, and standard input brings no row before its time: use a file."
+        )
 
 
-def _columns(options: Options, source: Source) -> tuple[str, ...]:
-    """The target and the features, all of them there and none twice."""
-    target = options.target
-    if target is None and options.source in SERIES:
-        target = SERIES[options.source].target
-    if target is None:
-        names = ", ".join(source.columns[:20])
-        raise UsageError(f"which column is to be forecast? Say --target COLUMN; {source.name} has {names}.")
-    columns = (target, *(f for f in dict.fromkeys(options.features) if f != target))
-    for column in columns:
-        if column not in source.columns:
-            raise unknown_column(column, source.columns, source.name)
-    return columns
+def _targets(options: Options, source: Source) -> tuple[str, ...]:
+    """The targets; a bundled series knows its own."""
+    if options.target:
+        return tuple(dict.fromkeys(options.target))
+    if options.source in SERIES:
+        return (SERIES[options.source].target,)
+    names = ", ".join(source.columns[:20])
+    raise UsageError(f"which column is to be forecast? Say --target COLUMN; {source.name} has {names}.")
 
 
 def _clear(checkpoints: Path) -> None:
@@ -202,14 +271,17 @@ def _clear(checkpoints: Path) -> None:
         path.unlink()
 
 
-def _nothing_to_forecast(run: Any, target: str) -> None:
-    if run.missing[0] == run.row:
-        raise SourceError(
-            f"{run.source.name}: column {target!r} has no value in any of the {run.row} rows; choose another --target."
-        )
-    if target in run.constant_columns():
-        value = run.encoder.state["last"][0]
-        raise SourceError(
-            f"{run.source.name}: column {target!r} is {value:g} in every row, so there is nothing "
-            "to forecast; choose another --target."
-        )
+def _nothing_to_forecast(record: Any) -> None:
+    """Refuse targets without a value, or without a change."""
+    forecaster, name = record.forecaster, record.source.name
+    for target, learned, missing in zip(forecaster.columns.targets, forecaster.targets, forecaster.missing):
+        if missing == record.row:
+            raise SourceError(
+                f"{name}: column {target!r} has no value in any of the {record.row} rows; choose another --target."
+            )
+        if record.row > 1 and learned.encoder.state["size"][0] == 0:
+            value = learned.encoder.state["last"][0]
+            raise SourceError(
+                f"{name}: column {target!r} is {value:g} in every row, so there is nothing "
+                "to forecast; choose another --target."
+            )

@@ -9,116 +9,172 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamgrad.cli.stream import Run
+    from rich.console import Console
 
-TIE = 0.002  # a smaller relative difference is called a tie
+    from streamgrad.forecast import Record
 
 
-def finish(run: Run, ending: str, predictions: str) -> None:
+def finish(record: Record, ending: str, predictions: str, first: float | None) -> None:
     """Print the summary of a run and write `summary.json`, the picture and, if asked, Parquet."""
-    nrmse, mae = run.scores.nrmse(), run.scores.mae()
-    words = verdict(nrmse)
-    _table(run, nrmse, mae, words)
-    constant = [column for column in run.constant_columns() if column != run.columns[0]]
-    if constant:
-        names = ", ".join(repr(column) for column in constant)
-        print(f"Nothing varied in {names}: such a feature tells the forecaster nothing.", file=sys.stderr)
-    summary: dict[str, Any] = {
-        "ending": ending,
-        "source": run.source.name,
-        "target": run.columns[0],
-        "rows": run.row,
-        "scored": run.scores.rows,
-        "missing": dict(zip(run.columns, run.missing.tolist())),
-        "skipped_updates": run.forecaster.skipped,
-        "nrmse": {k: v if math.isfinite(v) else None for k, v in nrmse.items()},
-        "mae": {k: v if math.isfinite(v) else None for k, v in mae.items()},
-        "verdict": words,
-        "config": dict(run.config),
-    }
+    from rich.console import Console
+
+    from streamgrad.forecast import JournalError
+
+    forecaster, console = record.forecaster, Console()
+    found = forecaster.scores()
+    each = [found] if forecaster.alone else found
+    for name, target, scores in zip(map(str, forecaster.columns.targets), forecaster.targets, each, strict=True):
+        _table(console, record, name, target, scores)
+        console.print(scores["verdict"], style="bold", highlight=False, soft_wrap=True)
+        for line in _remarks(target, scores):
+            console.print(line, highlight=False, soft_wrap=True)
+    _changes(console, record)
+    console.print(_counts(record, each, first), highlight=False, soft_wrap=True)
+    for line in _columns(record):
+        print(line, file=sys.stderr)
     try:
-        path = run.folder / "summary.json"
-        temporary = path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
-        os.replace(temporary, path)
-        written = ["predictions.csv", "metrics.jsonl", "summary.json", "checkpoints/"]
+        _summary(record, ending, found)
+        written = ["forecast.png", "predictions.csv", "metrics.jsonl", "summary.json", "checkpoints/"]
         if predictions == "parquet":
-            from streamgrad.cli.journal import to_parquet
+            from streamgrad.forecast import to_parquet
 
-            written.insert(0, to_parquet(run.folder).name)
-        if run.row:
-            from streamgrad.report.forecast import plot_run
-
-            title = f"{run.columns[0]} of {run.source.name}, forecast {run.encoder.horizon} ahead"
-            written.insert(0, plot_run(run.folder, title=title).name)
+            written.insert(1, to_parquet(record.folder).name)
+        _picture(record)
     except OSError as error:
-        from streamgrad.cli.journal import JournalError
-
         raise JournalError(
-            f"the summary could not be written to {run.folder} "
+            f"the summary could not be written to {record.folder} "
             f"({os.strerror(error.errno or 0)}); the checkpoint is there: free some space, then "
             "go on with --resume."
         ) from None
-    print(f"Written to {run.folder}: {', '.join(written)}.")
+    print(f"Written to {record.folder}: {', '.join(written)}.")
     if ending != "end":
         print("The same command with --resume goes on from here.")
 
 
-def verdict(nrmse: dict[str, float]) -> str:
-    """Who wins, in a sentence; `nrmse` has the network first and then what it has to beat."""
-    network, *_ = nrmse
-    if not all(math.isfinite(error) for error in nrmse.values()):
-        return "No row could be scored yet by all methods, so nobody wins."
-    floors = {name: error for name, error in nrmse.items() if name != network}
-    best = min(floors, key=lambda name: floors[name])
-    mine, theirs = nrmse[network], floors[best]
-    if theirs == mine == 0:
-        return "Every forecast was perfect: a tie."
-    difference = abs(theirs - mine) / max(theirs, mine)
-    amount = f"{100 * difference:.1f}%"
-    if difference < TIE:
-        return f"A tie: the {network} and {best} differ by {amount} in nRMSE."
-    if mine < theirs:
-        names = list(floors)
-        every = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-        least = f"its nRMSE is {amount} below the best of them, {best}"
-        return f"The {network} wins over {every}: {least}."
-    losers = [name for name, error in floors.items() if error > mine]
-    rest = f" The {network} does beat {' and '.join(losers)}." if losers else ""
-    return f"{best[0].upper() + best[1:]} wins: its nRMSE is {amount} below the {network}'s.{rest}"
-
-
-def _table(run: Run, nrmse: dict[str, float], mae: dict[str, float], words: str) -> None:
-    from rich.console import Console
+def _table(console: Console, record: Record, name: str, target: Any, scores: dict[str, Any]) -> None:
+    """Errors of all methods; the experts of the network are indented, with their weights."""
+    from rich import box
     from rich.table import Table
 
-    config = run.config
-    name = f"{config['cell'].upper()} {config['units']}, {config['algorithm']}, RLS readout"
-    ahead = f"{run.encoder.horizon} row{'s' if run.encoder.horizon > 1 else ''} ahead"
-    table = Table(title=f"{run.columns[0]} of {run.source.name}, {ahead}", title_justify="left")
-    table.add_column("forecaster")
-    table.add_column("nRMSE", justify="right")
-    table.add_column("MAE", justify="right")
-    lowest = min(nrmse.values(), default=math.nan)
-    for method, error in nrmse.items():
-        label = f"network ({name})" if method == "network" else method
-        if method == "RLS on lags":
-            label += f" ({config['lags']}, forgetting {run.floors.forgetting})"
-        style = "bold" if error == lowest else ""
-        table.add_row(label, f"{error:.5f}", f"{mae[method]:.5g}", style=style)
-    console = Console()
+    forecaster = record.forecaster
+    ahead = f"{forecaster.horizon} row{'s' if forecaster.horizon > 1 else ''} ahead"
+    table = Table(title=f"{name} of {record.source.name}, {ahead}", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("forecaster", no_wrap=True)
+    for column in ("nRMSE", "2nd half", "MAE", "MASE", "median", *(["weight"] if target.own else [])):
+        table.add_column(column, justify="right", no_wrap=True)
+    lowest = {part: min((e for n, e in scores[part].items() if e == e), default=math.nan) for part in PARTS}
+    for method in target.methods:
+        own = method in target.own
+        label = f"  {method}" if own else method
+        if method == "network":
+            label += f" ({forecaster.learner})"
+        cells = []
+        for part in PARTS:
+            error = scores[part][method]
+            text = figures(error)
+            cells.append(f"[bold]{text}[/bold]" if error == lowest[part] else text)
+        weight = [figures(scores["weights"][method], 2)] if own else [""] if target.own else []
+        table.add_row(label, *cells, *weight)
     console.print(table)
-    console.print(words, style="bold", highlight=False, soft_wrap=True)
-    missing = int(run.missing[0])
-    parts = [f"{run.row:,} rows, {run.scores.rows:,} scored"]
-    if missing:
-        parts.append(f"{missing:,} targets missing (not learned, not scored)")
-    if features := int(run.missing[1:].sum()):
-        parts.append(f"{features:,} feature values missing (the last seen is used)")
-    if run.forecaster.skipped:
-        parts.append(f"{run.forecaster.skipped:,} updates skipped, as they were not finite")
-    if run.first_forecast is not None:
-        parts.append(f"first forecast {run.first_forecast:.1f} s after the start")
-    if run.speed is not None:
-        parts.append(f"then {run.speed:,.0f} rows/s")
-    console.print("; ".join(parts) + ".", highlight=False, soft_wrap=True)
+
+
+PARTS = ("nrmse", "nrmse_half", "mae", "mase", "median")
+
+
+def figures(value: float, digits: int = 4) -> str:
+    """A number with so many significant digits, or a dash."""
+    if value != value:
+        return "–"
+    if value and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}"
+    places = digits - 1 - (math.floor(math.log10(abs(value))) if value else 0)
+    return f"{value:.{max(0, places)}f}"
+
+
+def _remarks(target: Any, scores: dict[str, Any]) -> list[str]:
+    """On the intervals and on methods that never had a forecast."""
+    lines = []
+    found = [part for part in scores["intervals"] if part["coverage"] == part["coverage"]]
+    if found:
+        parts = [f"{100 * part['coverage']:.1f}% of truths in the {100 * part['level']:g}% interval" for part in found]
+        lines.append(f"{'; '.join(parts)}.")
+    period = target.naive.period
+    if period and target.encoder.state["rows"][0] <= period:
+        lines.append(f"The seasonal last value had no season of {period} rows yet: it is the last value so far.")
+    return lines
+
+
+def _changes(console: Console, record: Record) -> None:
+    """At which rows streams have changed."""
+    forecaster = record.forecaster
+    for name, history in zip(map(str, forecaster.columns.targets), forecaster.history, strict=True):
+        if changes := history.changes:
+            newest = ", ".join(f"{row:,}" for row in changes[-5:])
+            more = f" ({len(changes)} times, the newest)" if len(changes) > 5 else ""
+            console.print(
+                f"{name} became harder to forecast around row {newest}{more}: the stream has changed.",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def _counts(record: Record, each: list[dict[str, Any]], first: float | None) -> str:
+    """How many rows there were, and how fast they went."""
+    forecaster, missing = record.forecaster, record.forecaster.missing
+    targets = len(forecaster.columns.targets)
+    parts = [f"{record.row:,} rows, {each[0]['rows']:,} scored"]
+    if each[0]["half"]:
+        parts[0] += f" (the second half from scored row {each[0]['half']:,} on)"
+    if count := int(missing[:targets].sum()):
+        parts.append(f"{count:,} targets missing (not learned, not scored)")
+    if count := int(missing[targets : targets + len(forecaster.columns.features)].sum()):
+        parts.append(f"{count:,} feature values missing (the last seen is used)")
+    if forecaster.columns.time is not None:
+        parts += forecaster.clock.remarks()
+    if first is not None:
+        parts.append(f"first forecast {first:.1f} s after the start")
+    if record.speed is not None:
+        parts.append(f"then {record.speed:,.0f} rows/s")
+    return "; ".join(parts) + "."
+
+
+def _columns(record: Record) -> list[str]:
+    """On columns that tell nothing."""
+    encoder, columns = record.forecaster.targets[0].encoder, record.forecaster.columns
+    targets = len(columns.targets)
+    counts = encoder.state["centres"][targets : targets + len(columns.features), 1]
+    still = [repr(name) for name, count in zip(columns.features, counts.tolist()) if count <= 1 and record.row > 1]
+    if not still:
+        return []
+    return [f"Nothing varied in {', '.join(still)}: such a feature tells the forecaster nothing."]
+
+
+def _summary(record: Record, ending: str, found: Any) -> None:
+    from streamgrad.forecast import plain
+
+    forecaster = record.forecaster
+    summary: dict[str, Any] = {
+        "ending": ending,
+        "source": record.source.name,
+        "target": list(forecaster.columns.targets) if not forecaster.alone else forecaster.columns.targets[0],
+        "rows": record.row,
+        "missing": dict(zip(map(str, forecaster.columns.names), forecaster.missing.tolist())),
+        "changes": [history.changes for history in forecaster.history],
+    }
+    if forecaster.alone:
+        summary |= {"scored": found["rows"], **{k: v for k, v in found.items() if k != "rows"}}
+    else:
+        summary["targets"] = dict(zip(map(str, forecaster.columns.targets), found))
+    summary["config"] = dict(record.config)
+    path = record.folder / "summary.json"
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(plain(summary), indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def _picture(record: Record) -> None:
+    forecaster = record.forecaster
+    temporary = record.folder / ".forecast.tmp.png"
+    title = f"{forecaster.columns.targets[0]} of {record.source.name}, {forecaster.horizon} ahead"
+    forecaster.plot(temporary, title=title if forecaster.alone else record.source.name)
+    os.replace(temporary, record.folder / "forecast.png")

@@ -103,7 +103,7 @@ WAYS: dict[str, Literal["kalman", "adam", ""]] = {"frozen": "", "Adam": "adam", 
 #: The same nets learned in three ways, each under the same readout.
 NETS: dict[str, Expert] = {
     f"{name}, {how}": Expert(net, units, learns=learns)
-    for name, net, units in (("LSTM columns 8", "lstm", 8), ("RTU 16", "rtu", 16))
+    for name, net, units in (("LSTM columns 8", "lstm columns", 8), ("RTU 16", "rtu", 16))
     for how, learns in WAYS.items()
 }
 #: The default's experts but for those under a filter that learns a net.

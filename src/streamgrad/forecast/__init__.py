@@ -1,1 +1,7 @@
-"""The default forecaster: how it sees a stream, its experts, and what it has to beat."""
+"""Forecast streams: a forecaster that learns from every row, with intervals and a measure of surprise."""
+
+from ._columns import RowError as RowError
+from ._forecaster import Forecast as Forecast, Forecaster as Forecaster, Forecasts as Forecasts
+from ._journal import JournalError as JournalError, plain as plain, to_parquet as to_parquet
+from ._learners import Net as Net
+from ._record import Record as Record

@@ -30,16 +30,28 @@ class Memory(NamedTuple):
 class Default:
     """Forecasts of encoded rows: of each expert, of both combinations, and of their mixture, which is the last column.
 
-    - `experts`: by name; `encoder`: what the rows were encoded by.
+    - `experts`: by name; `encoder`: what the rows were encoded by;
+    - `beside`: experts that are no part of the mixture, to be compared with.
     """
 
-    portion = 256
+    portion = 64
 
-    def __init__(self, experts: Mapping[str, Expert], encoder: Encoder, *, seed: int = 0):
-        self.encoder, self.names = encoder, (*experts, "weighted", "stacked", "mixture")
+    def __init__(
+        self,
+        experts: Mapping[str, Expert],
+        encoder: Encoder,
+        *,
+        beside: Mapping[str, Expert] | None = None,
+        seed: int = 0,
+    ):
+        beside = beside or {}
+        self.encoder, self.names = encoder, (*beside, *experts, "weighted", "stacked", "mixture")
+        self.experts = tuple(experts)
         parts = tuple((name, part.start, part.stop) for name, part in encoder.parts.items())
-        self._program = _program(tuple(experts.values()), parts, encoder.horizon, self.portion)
-        self.memory = self._program.init(jax.random.key(seed))
+        every = (*beside.values(), *experts.values())
+        self._program = _program(every, len(beside), parts, encoder.horizon, self.portion)
+        self._key = jax.random.key(seed)
+        self.memory = self._program.init(self._key)
         self._dtype = np.dtype(jnp.result_type(float))
         self._blocks = np.zeros((2, encoder.size), bool)
         for which, name in enumerate(("short", "long")):
@@ -60,18 +72,34 @@ class Default:
             out.append(np.asarray(said, float)[: end - begin])
         return np.concatenate(out) if out else np.empty((0, len(self.names)))
 
+    def weights(self) -> dict[str, float]:
+        """How much each expert counts now in the weighted mean."""
+        weights = self._program.weights(self.memory.mixing)
+        return dict(zip(self.experts, np.asarray(weights, float).tolist(), strict=True))
+
+    def warnings(self) -> list[str]:
+        """Experts whose weights are not finite any more."""
+        finite = lambda known: all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(known.arrays))
+        names = (*self.names[: self._program.beside], *self.experts)
+        lost = [name for name, known in zip(names, self.memory.experts, strict=True) if not finite(known)]
+        return [f"{name} has weights that are not finite: it is left out, and does not recover." for name in lost]
+
+    def restart(self) -> None:
+        """Keep what was learned, and forget the stream: states of nets, and what waits for its target."""
+        self.memory = self._program.restart(self.memory, self._key)
+
 
 @functools.lru_cache(maxsize=8)
-def _program(experts: Sequence[Expert], parts: tuple, horizon: int, portion: int) -> Program:
+def _program(experts: Sequence[Expert], beside: int, parts: tuple, horizon: int, portion: int) -> Program:
     """One compiled program for all series."""
-    return Program(experts, {name: slice(*ends) for name, *ends in parts}, horizon, portion)
+    return Program(experts, beside, {name: slice(*ends) for name, *ends in parts}, horizon, portion)
 
 
 class Program:
-    """Pure functions of a memory, compiled."""
+    """Pure functions of a memory, compiled. The first `beside` experts are no part of the mixture."""
 
-    def __init__(self, experts: Sequence[Expert], parts: Mapping[str, slice], horizon: int, portion: int):
-        self.horizon, self.portion = horizon, portion
+    def __init__(self, experts: Sequence[Expert], beside: int, parts: Mapping[str, slice], horizon: int, portion: int):
+        self.horizon, self.portion, self.beside = horizon, portion, beside
         self.size = max(part.stop for part in parts.values())
         self.experts = tuple(Learning(expert, parts, horizon) for expert in experts)
         self.mixing = Mixing(horizon=float(horizon))
@@ -79,10 +107,13 @@ class Program:
         self.init = jax.jit(self._init)
         self.run = jax.jit(self._run, donate_argnums=0, compiler_options=options)
         self.anew = jax.jit(self._anew, donate_argnums=0)
+        self.restart = jax.jit(self._restart, donate_argnums=0)
+        self.weights = jax.jit(self._weights)
 
     def _init(self, key) -> Memory:
-        count = len(self.experts)
-        keys = jax.random.split(key, count)
+        count = len(self.experts) - self.beside
+        keys = [*jax.random.split(jax.random.fold_in(key, 1), self.beside)] if self.beside else []
+        keys += [*jax.random.split(key, count)]  # what stands beside a mixture changes nothing in it
         return Memory(
             experts=tuple(expert.init(k) for expert, k in zip(self.experts, keys, strict=True)),
             inputs=jnp.zeros((self.horizon, self.size)),
@@ -103,11 +134,12 @@ class Program:
             experts.append(known)
             said.append(y)
         mixing = self.mixing.update(memory.mixing, made, target)
-        made = self.mixing.forecast(mixing, jnp.stack(said))
+        made = self.mixing.forecast(mixing, jnp.stack(said[self.beside :]))
         inputs = memory.inputs.at[place].set(x)
         pending = jax.tree.map(lambda ring, new: ring.at[place].set(new), memory.made, made)
         memory = Memory(tuple(experts), inputs, pending, mixing, memory.rows + 1)
-        return memory, jnp.concatenate([made.experts, made.both, made.forecast[None]])
+        said = [*said[: self.beside], *made.experts, *made.both, made.forecast]
+        return memory, jnp.stack(said)
 
     def _run(self, memory: Memory, rows: Array, learn: Array, n: Any) -> tuple[Memory, Array]:
         def body(t, carry):
@@ -117,6 +149,17 @@ class Program:
 
         out = jnp.zeros((self.portion, len(self.experts) + 3))
         return jax.lax.fori_loop(0, n, body, (memory, out))
+
+    def _weights(self, mixing: MixingState) -> Array:
+        return self.mixing.weights(mixing, jnp.zeros(len(self.experts) - self.beside))
+
+    def _restart(self, memory: Memory, key) -> Memory:
+        fresh = self._init(key)
+        experts = tuple(
+            known._replace(carry=new.carry, serving=new.serving)
+            for known, new in zip(memory.experts, fresh.experts, strict=True)
+        )
+        return fresh._replace(experts=experts, mixing=memory.mixing)
 
     def _anew(self, memory: Memory, columns: Array) -> Memory:
         experts = tuple(e.anew(known, columns) for e, known in zip(self.experts, memory.experts, strict=True))

@@ -1,4 +1,4 @@
-"""Experts of the default forecaster: linear readouts of a net and of lags, each under a Kalman filter.
+"""Experts of a forecaster: linear readouts of a net and of lags, each under a Kalman filter.
 
 An expert says, from the inputs x of `Encoder`,
 
@@ -23,20 +23,23 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from .. import cells, wiring
 from .._inference import inference
 from .._static import Static
-from ..algorithms import Frozen, SnAp
+from ..algorithms import Frozen, algorithm
 from ..recurrent import Recurrent
 from ..train import Kalman
+from ..train._filter import split
 
 FEATURES, OTHERS = 0.03, 0.01  # prior variances of readout weights
-RATE = 1e-3  # of Adam, for one row ahead
+FULL = 1500  # parameters up to which a filter keeps all covariances; beyond, those of each unit
+CELLS = ("lru", "gru", "lstm", "vanilla", "leaky", "indrnn", "mingru", "rtu")
 
 
 @dataclasses.dataclass(frozen=True)
 class Expert:
     """What an expert is made of.
 
-    - `net`: "lstm" (columns), "rtu" or "" for none; `units` of it;
-    - `learns`: by "kalman" (one filter with the readout), by "adam", or "" for not at all;
+    - `net`: "lstm columns", a cell by its name in `CELLS`, or "" for none; `units` of it;
+    - `learns`: by "kalman" (one filter with the readout), by "adam", or "" for not at all; `rate` of Adam;
+    - `algorithm`: how the net learns through time, by name;
     - `lags`: how many its readout sees; `far`: whether it sees means far back and seasons;
     - `patient`: whether noise counts √horizon times; `forgetting`: of the readout.
     """
@@ -48,14 +51,16 @@ class Expert:
     far: bool = True
     patient: bool = True
     forgetting: float = 0.9995
+    algorithm: str = "snap-1"
+    rate: float = 1e-3
 
 
 #: The default forecaster's.
 EXPERTS: dict[str, Expert] = {
     "RLS": Expert(lags=340, forgetting=0.9998),
     "reservoir": Expert("rtu", 32, lags=48),
-    "columns": Expert("lstm", 8, learns="kalman", lags=24),
-    "fast columns": Expert("lstm", 8, learns="kalman", lags=32, far=False, patient=False),
+    "columns": Expert("lstm columns", 8, learns="kalman", lags=24),
+    "fast columns": Expert("lstm columns", 8, learns="kalman", lags=32, far=False, patient=False),
 }
 LAGS = max(expert.lags for expert in EXPERTS.values())
 
@@ -91,14 +96,29 @@ def build(expert: Expert, parts: Mapping[str, slice], *, key: PRNGKeyArray) -> R
     if expert.far:
         seen += [np.arange(parts[name].start, parts[name].stop) for name in ("far", "short", "long")]
     net, features = None, 0
-    if expert.net == "lstm":
-        cell = cells.LSTM(len(heard), expert.units, wiring=wiring.Columns(), key=key)
-        net, features = Recurrent(cell, SnAp(1) if expert.learns else Frozen()), expert.units
-    elif expert.net == "rtu":
-        cell = cells.RTU(len(heard), expert.units, key=key)
-        net, features = Recurrent(cell, SnAp(1) if expert.learns else Frozen()), 2 * expert.units
+    if expert.net:
+        cell = _cell(expert.net, len(heard), expert.units, key=key)
+        net = Recurrent(cell, algorithm(expert.algorithm) if expert.learns else Frozen())
+        (features,) = jax.eval_shape(lambda: cell.output(cell.init_state(), jnp.zeros(len(heard)))).shape
     columns = np.concatenate(seen)
     return Readout(net, jnp.zeros(features + len(columns) + 1), (Static(heard), Static(columns)))
+
+
+def cell_name(name: str) -> str:
+    """The name in `CELLS` of a cell in any spelling. Raises `ValueError` for one that is not there."""
+    own = {cells.cell(known): known for known in CELLS}
+    if (kind := cells.cell(name)) not in own:
+        raise ValueError(f"the forecaster has no cell {name!r}; it has {', '.join(CELLS)}.")
+    return own[kind]
+
+
+def _cell(name: str, inputs: int, units: int, *, key: PRNGKeyArray) -> Any:
+    """A cell whose features are bounded or, of the LRU, few."""
+    if name == "lstm columns":
+        return cells.LSTM(inputs, units, wiring=wiring.Columns(), key=key)
+    if name == "lru":  # its own output matrix makes the features; memories of two to 100 rows
+        return cells.LRU(inputs, units, out_size=min(units, 8), r_min=0.5, r_max=0.99, key=key)
+    return cells.cell(cell_name(name))(inputs, units, key=key)
 
 
 class Known(NamedTuple):
@@ -116,11 +136,16 @@ class Learning:
 
     def __init__(self, expert: Expert, parts: Mapping[str, slice], horizon: int):
         self.expert, self.parts = expert, parts
-        self.static = eqx.partition(self._build(jax.random.key(0)), eqx.is_array)[1]
-        self.adam = (
-            optax.chain(optax.clip_by_global_norm(1.0), optax.adam(RATE / horizon)) if expert.learns == "adam" else None
+        arrays, self.static = eqx.partition(self._build(jax.random.key(0)), eqx.is_array)
+        adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(expert.rate / horizon))
+        self.adam = adam if expert.learns == "adam" else None
+        many = sum(leaf.size for leaf in jax.tree.leaves(self.trained(arrays)[0]))
+        self.kalman = Kalman(
+            "full" if many <= FULL else "unit",
+            prior=self._prior,
+            forgetting=self._forgetting,
+            horizon=horizon if expert.patient else 1,
         )
-        self.kalman = Kalman(prior=self._prior, forgetting=self._forgetting, horizon=horizon if expert.patient else 1)
 
     def _build(self, key):
         return build(self.expert, self.parts, key=key)
@@ -186,11 +211,17 @@ class Learning:
         features = len(model.weight) - 1 - len(seen)
         gone = jnp.concatenate([jnp.zeros(features, bool), columns[seen], jnp.zeros(1, bool)])
         weight = jnp.where(gone, 0, model.weight)
-        (covariance,) = known.filter.covariance
-        size = covariance.shape[-1]
-        gone = jnp.concatenate([jnp.zeros(size - len(gone), bool), gone])
-        fresh = jnp.where(gone[:, None] | gone[None, :], 0, covariance[0]) + jnp.diag(jnp.where(gone, OTHERS, 0.0))
+        trained, _ = self.trained(known.arrays)
+        marked = eqx.tree_at(lambda m: m.weight, jax.tree.map(jnp.zeros_like, trained), gone.astype(weight.dtype))
+        packed = known.filter.blocks.pack(jax.tree.map(lambda leaf: leaf[None], marked), weight.dtype)
+
+        def fresh(covariance, gone):
+            alone = jax.vmap(jnp.diag)(jnp.where(gone, OTHERS, 0.0))
+            return jnp.where(gone[:, :, None] | gone[:, None, :], 0, covariance) + alone.astype(covariance.dtype)
+
+        covariance = known.filter.covariance
+        masks = [part[0] > 0 for part in split(covariance, packed)]
         return known._replace(
             arrays=eqx.tree_at(lambda m: m.weight, known.arrays, weight),
-            filter=eqx.tree_at(lambda f: f.covariance, known.filter, (fresh[None],)),
+            filter=eqx.tree_at(lambda f: f.covariance, known.filter, tuple(map(fresh, covariance, masks))),
         )

@@ -8,6 +8,7 @@ from ._families import family as family
 from ._guard import Guard as Guard, Skip as Skip, Undo as Undo
 from ._kalman import Kalman as Kalman, KalmanState as KalmanState
 from ._memory import Memory as Memory, Told as Told
+from ._mixture import Mixture as Mixture, MixtureOutput as MixtureOutput, MixtureState as MixtureState
 from ._program import Program as Program, parameters as parameters
 from ._rules import Loss as Loss, Predicted as Predicted, Rule as Rule, TemporalDifference as TemporalDifference
 from ._second_order import Filter as Filter, FilterState as FilterState

@@ -7,12 +7,15 @@ off, and the run writes it again: the files end up as if nothing had happened.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from ._feed import csv_lines
 
 
 class JournalError(RuntimeError):
@@ -25,14 +28,11 @@ class Journal:
     **Arguments:**
 
     - `folder`: made if it is not there.
-    - `methods`: names of the forecasters; each is a column of the predictions.
+    - `header`: names of the columns of the predictions.
     - `lengths`: what `sync` returned at the checkpoint to go on from, or None for a new run.
-
-    A row of predictions has the row's number (from 0), the truth, each method's forecast for this
-    row, made h rows before, and the newest forecast: the network's, made at this row for h rows on.
     """
 
-    def __init__(self, folder: Path, methods: Sequence[str], lengths: Mapping[str, int] | None = None):
+    def __init__(self, folder: Path, header: Sequence[str], lengths: Mapping[str, int] | None = None):
         self.folder = folder
         self._files: dict[str, BinaryIO] = {}
         try:
@@ -40,7 +40,6 @@ class Journal:
             for name in ("predictions.csv", "metrics.jsonl"):
                 self._files[name] = self._open(folder / name, (lengths or {}).get(name))
             if lengths is None:
-                header = ["row", "truth", *(m.replace(" ", "_") for m in methods), "ahead"]
                 self._files["predictions.csv"].write((",".join(header) + "\n").encode())
         except OSError as error:
             raise self._error(error) from None
@@ -58,17 +57,13 @@ class Journal:
         os.truncate(path, length)
         return open(path, "ab")
 
-    def predictions(self, first: int, truth: np.ndarray, forecasts: np.ndarray, ahead: np.ndarray) -> None:
-        """Append n rows; NaN is left empty."""
-        columns = [truth, *forecasts.T, ahead]
-        texts = [["" if v != v else f"{v:.9g}" for v in column.tolist()] for column in columns]
-        rows = zip(map(str, range(first, first + len(truth))), *texts)
-        self._write("predictions.csv", "".join(",".join(row) + "\n" for row in rows))
+    def predictions(self, columns: Mapping[str, np.ndarray]) -> None:
+        """Append rows; NaN is left empty."""
+        self._write("predictions.csv", csv_lines(columns))
 
     def metrics(self, values: Mapping[str, Any]) -> None:
         """Append one line; NaN becomes null."""
-        clean = lambda v: {k: clean(w) for k, w in v.items()} if isinstance(v, Mapping) else None if v != v else v
-        self._write("metrics.jsonl", json.dumps(clean(values)) + "\n")
+        self._write("metrics.jsonl", json.dumps(plain(values)) + "\n")
 
     def _write(self, name: str, text: str) -> None:
         try:
@@ -110,6 +105,15 @@ class Journal:
         )
 
 
+def plain(value: Any) -> Any:
+    """A value that JSON can hold: NaN becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def to_parquet(folder: Path) -> Path:
     """`predictions.csv` as `predictions.parquet`, a part at a time."""
     import pyarrow as pa
@@ -120,7 +124,7 @@ def to_parquet(folder: Path) -> Path:
     temporary = target.with_suffix(".parquet.tmp")
     with open(source) as file:
         names = file.readline().strip().split(",")
-    kinds = {name: pa.int64() if name == "row" else pa.float64() for name in names}
+    kinds = {name: pa.int64() if name == "row" or name.startswith("changed") else pa.float64() for name in names}
     reader = csv.open_csv(
         source,
         csv.ReadOptions(use_threads=False),

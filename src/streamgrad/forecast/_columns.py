@@ -1,0 +1,223 @@
+"""Columns of a row as numbers: what is given, what is known in advance, categories, and the calendar.
+
+A row of numbers has the targets, the features, the columns that are known in advance, the categories (each a bucket,
+which its text decides for ever) and the time in seconds. `Columns.expanded` makes of it what an encoder sees: known
+columns twice, now and `horizon` rows ahead; a 0 or 1 for each bucket of a category; and sine and cosine of the day, of
+the week and of the year at the time of the forecast's row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+BUCKETS = 8  # of a category
+DAY = 86400.0
+CALENDAR = (DAY, 7 * DAY, 365.2425 * DAY)  # seconds
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "#n/a", "<na>"})
+
+
+class RowError(ValueError):
+    """A row that cannot be read. The message says what came and what was expected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Names of columns by their part."""
+
+    targets: tuple[str | int, ...]
+    features: tuple[str | int, ...] = ()
+    known: tuple[str | int, ...] = ()
+    categorical: tuple[str | int, ...] = ()
+    time: str | int | None = None
+
+    def __post_init__(self):
+        names = self.names
+        if not self.targets:
+            raise ValueError("target: at least one column is to be forecast.")
+        if double := sorted({str(name) for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"column {double[0]!r} is named twice: a column is a target, a feature, known in advance, categorical "
+                "or the time, and one of these only."
+            )
+
+    @property
+    def names(self) -> tuple[str | int, ...]:
+        """All of them, in the order of a row of numbers."""
+        time = () if self.time is None else (self.time,)
+        return (*self.targets, *self.features, *self.known, *self.categorical, *time)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of each column: "number", "category" or "time"."""
+        numbers = len(self.targets) + len(self.features) + len(self.known)
+        times = () if self.time is None else ("time",)
+        return (*["number"] * numbers, *["category"] * len(self.categorical), *times)
+
+    @property
+    def size(self) -> int:
+        """Columns that an encoder sees."""
+        numbers = len(self.targets) + len(self.features) + 2 * len(self.known)
+        return numbers + BUCKETS * len(self.categorical) + (2 * len(CALENDAR) if self.time is not None else 0)
+
+    def row(self, given: Mapping[Any, Any] | Sequence[Any] | np.ndarray | float) -> list[float]:
+        """A row of numbers from a mapping, from values in the order of `names`, or from the one value."""
+        if isinstance(given, Mapping):
+            if lacking := [name for name in self.names if name not in given]:
+                raise RowError(
+                    f"the row lacks {', '.join(map(repr, lacking[:5]))}; it has "
+                    f"{', '.join(map(repr, list(given)[:10]))}. Give None for a value that is missing."
+                )
+            values = [given[name] for name in self.names]
+        else:
+            values = [given] if np.ndim(given) == 0 else list(given)  # type: ignore[arg-type]
+            if len(values) != len(self.names):
+                raise RowError(
+                    f"the row has {len(values)} value{'s' * (len(values) != 1)}, and {len(self.names)} were expected: "
+                    f"{', '.join(map(str, self.names))}."
+                )
+        return [number(value, kind, name) for value, kind, name in zip(values, self.kinds, self.names, strict=True)]
+
+    def ahead(self, given: Mapping[Any, Any] | None) -> list[float]:
+        """What is known in advance of a later row."""
+        if given is None:
+            return [math.nan] * len(self.known)
+        return [number(given.get(name), "number", name) for name in self.known]
+
+    def expanded(
+        self, rows: Float[np.ndarray, "n names"], ahead: Float[np.ndarray, "n known"], then: Float[np.ndarray, " n"]
+    ) -> Float[np.ndarray, "n size"]:
+        """What an encoder sees. `ahead`: known columns of the row to be forecast; `then`: its time."""
+        m, f, k, c = map(len, (self.targets, self.features, self.known, self.categorical))
+        parts = [rows[:, : m + f + k], ahead]
+        for column in rows[:, m + f + k : m + f + k + c].T:
+            parts.append((column[:, None] == np.arange(BUCKETS)).astype(float))
+        if self.time is not None:
+            turns = 2 * np.pi * then[:, None] / np.array(CALENDAR)
+            parts.append(np.nan_to_num(np.concatenate([np.sin(turns), np.cos(turns)], axis=1)))
+        return np.concatenate(parts, axis=1)
+
+
+def number(value: Any, kind: str, name: Any) -> float:
+    """A cell as a number; NaN where it is missing. Raises `RowError` for what is none."""
+    if kind == "category":
+        return bucket(value)
+    if kind == "time":
+        return seconds(value, name)
+    if value is None:
+        return math.nan
+    if isinstance(value, str) and value.strip().lower() in MISSING:
+        return math.nan
+    try:
+        if isinstance(value, str) and "_" in value:
+            raise ValueError
+        found = float(value)
+    except (TypeError, ValueError):
+        raise RowError(
+            f"column {name!r}: {value!r} is not a number; give a number, or None where it is missing."
+        ) from None
+    if abs(found) > 1e100:
+        raise RowError(f"column {name!r}: {value!r} is infinite or too large; numbers up to 1e100 can be learned from.")
+    return found
+
+
+def bucket(value: Any) -> float:
+    """The bucket of a category; NaN where it is missing. Numbers count by their value: 1, 1.0 and "1" are one."""
+    if value is None or value != value:
+        return math.nan
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = str(value).strip()
+    return math.nan if text.lower() in MISSING else float(zlib.crc32(text.encode()) % BUCKETS)
+
+
+def seconds(value: Any, name: Any) -> float:
+    """A time in seconds since 1970: a number as it is, a date, or ISO 8601 text. NaN where it is missing."""
+    if value is None or (isinstance(value, str) and value.strip().lower() in MISSING):
+        return math.nan
+    if isinstance(value, np.datetime64):
+        return math.nan if np.isnat(value) else float((value - np.datetime64(0, "s")) / np.timedelta64(1, "s"))
+    if isinstance(value, datetime.datetime | datetime.date | str):
+        try:
+            when = datetime.datetime.fromisoformat(value.strip() if isinstance(value, str) else value.isoformat())
+        except ValueError:
+            try:
+                return number(value, "number", name)
+            except RowError:
+                raise RowError(
+                    f"column {name!r}: {value!r} is no time: ISO 8601 (2024-05-01 12:30, with or without an offset) "
+                    "or a number of seconds was expected."
+                ) from None
+        zone = when.tzinfo or datetime.UTC
+        return when.replace(tzinfo=zone).timestamp()
+    return number(value, "number", name)
+
+
+class Clock:
+    """The times of rows: whether they go forward, by which step, and when a later row will come.
+
+    `state` (an array): newest time, usual step, rows, gaps, repeated times, missing times."""
+
+    def __init__(self):
+        self.state = np.array([np.nan, np.nan, 0.0, 0.0, 0.0, 0.0])
+
+    def __call__(self, times: Float[np.ndarray, " n"], horizon: int) -> Float[np.ndarray, " n"]:
+        """The time at which the row `horizon` after each of n rows is due. Raises `RowError` where time goes back."""
+        last, step, rows, gaps, repeated, missing = self.state.tolist()
+        then = []
+        for time in times.tolist():
+            rows += 1
+            if time != time:
+                missing += 1
+                time = last + step
+            elif last == last:
+                away = time - last
+                if away < 0:
+                    raise RowError(
+                        f"time goes back at data row {int(rows) - 1}: {stamp(time)} comes after {stamp(last)}. Sort "
+                        "the rows by time, or leave the time column out."
+                    )
+                if away == 0:
+                    repeated += 1
+                elif step != step:
+                    step = away
+                elif away > 1.5 * step:
+                    gaps += 1
+                elif away < step * 0.999:
+                    step = away if rows < 16 else step
+            last = time if time == time else last
+            then.append(last + horizon * step)
+        self.state = np.array([last, step, rows, gaps, repeated, missing])
+        return np.array(then)
+
+    def remarks(self) -> list[str]:
+        """What is not regular, in words."""
+        _, step, _, gaps, repeated, missing = self.state.tolist()
+        counted = (
+            (gaps, f"gaps in time (more than 1.5 steps of {length(step)})"),
+            (repeated, "rows with the time of the row before"),
+            (missing, "rows without a time"),
+        )
+        return [f"{int(count):,} {what}" for count, what in counted if count]
+
+
+def stamp(time: float) -> str:
+    """Seconds as a time, if they can be one of our days."""
+    if 1e8 < abs(time) < 1e10:
+        return datetime.datetime.fromtimestamp(time, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return f"{time:g}"
+
+
+def length(step: float) -> str:
+    """Seconds in the unit that fits."""
+    for name, size in (("days", DAY), ("hours", 3600.0), ("minutes", 60.0)):
+        if step >= size:
+            return f"{step / size:g} {name}"
+    return f"{step:g} s"

@@ -1,0 +1,442 @@
+"""A forecaster of a stream of rows that learns from every row."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from .. import checkpoint
+from ._columns import Clock, Columns
+from ._history import History
+from ._learners import FLOOR, FLOORS, Net, learner as named
+from ._path import EXPERTS, LIGHT, PathTarget
+from ._target import Said, Target, joined
+
+Names = str | int | Sequence[str | int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """What a forecaster says after a row. Axes: targets (if several were named), steps (of a path), levels.
+
+    - `value`: the forecast for `horizon` rows on, or for each step of the path, in the target's unit; NaN before there
+      was a value;
+    - `lower`, `upper`: ends of its intervals, one for each level; NaN before the scale of the target is known;
+    - `surprise`: -log₁₀ of how often a truth lies as far from its forecast as that of this row, 3 being one row in a
+      thousand; NaN where nothing came due;
+    - `changed`: whether by now the stream has become another one.
+    """
+
+    value: Any
+    lower: np.ndarray
+    upper: np.ndarray
+    surprise: Any
+    changed: Any
+
+
+class Forecaster:
+    """Forecast columns of a stream, and learn from every row as it comes.
+
+        forecaster = sg.forecast.Forecaster(target="demand", horizon=24)
+        out = forecaster.update({"demand": 31.2})      # learn from what has come due, then forecast
+        table = forecaster.run("demand.csv")           # the same over a file, an iterator, an array, a table
+
+    A forecast for `horizon` rows ahead is learned from, and scored, when that row has come, never earlier. Memory does
+    not grow with the stream. Units do not matter: the series in other units gives the same forecasts in these units.
+
+    **Arguments:**
+
+    - `target`: a column, or several; of arrays the number of the column.
+    - `features`: other columns to learn from; a missing value is the one last seen.
+    - `known`: columns that are known `horizon` rows in advance, such as a price or a plan.
+    - `categorical`: columns of texts or codes, each put into one of 8 buckets.
+    - `time`: a column of times (ISO 8601, or seconds): their order is checked, gaps are counted, and the day, the week
+      and the year of the forecast's row become features.
+    - `horizon`: rows ahead.
+    - `path`: instead of `horizon`, how many of the next rows are all forecast; they are learned together when the last
+      of them has come.
+    - `period`: rows in a season; None: looked for.
+    - `levels`: of the intervals.
+    - `learner`: "mixture" (the default: least squares on lags, a fixed net, and two nets that a Kalman filter learns),
+      "light" (without nets), one of its experts ("rls", "reservoir", "columns", "fast-columns"), or one net, as `net`
+      says, under "adam", "kalman" or "frozen".
+    - `beside`: learners that run beside it, to be compared with in `scores`.
+    - `net`: what "adam", "kalman" and "frozen" are made of.
+    - `seed`: of initial weights.
+
+    Raises `ValueError` for what cannot be meant.
+    """
+
+    def __init__(
+        self,
+        target: Names,
+        *,
+        features: Names = (),
+        known: Names = (),
+        categorical: Names = (),
+        time: str | int | None = None,
+        horizon: int = 1,
+        path: int | None = None,
+        period: int | None = None,
+        levels: Sequence[float] = (0.8, 0.95),
+        learner: str = "mixture",
+        beside: Sequence[str] = (),
+        net: Net | None = None,
+        seed: int = 0,
+    ):
+        net = net or Net()
+        self.columns = Columns(_several(target), _several(features), _several(known), _several(categorical), time)
+        self.alone = isinstance(target, str | int)
+        self.horizon, self.levels, self.learner = horizon, tuple(map(float, levels)), learner
+        if path is not None:
+            self._check_path(path, beside)
+        if not isinstance(horizon, int) or not 1 <= horizon <= LONGEST:
+            raise ValueError(
+                f"horizon must be a whole number of rows from 1 to {LONGEST:,}, got {horizon!r}: each row waits in "
+                "memory until its forecast is due."
+            )
+        if period is not None and (period < 2 or period > LONGEST):
+            raise ValueError(f"period must be 2 to {LONGEST:,} rows, or None to look for it, got {period}.")
+        for level in self.levels:
+            if not 0 < level < 1:
+                raise ValueError(f"levels are shares between 0 and 1, as .8 for 80%, got {level}.")
+        self.path = path
+        experts, others = named(learner, net), dict(FLOORS)
+        for name in beside:
+            found = named(name, net)
+            if len(found) > 1:
+                raise ValueError(f"beside={name!r}: one learner alone can stand beside another, and this is a mixture.")
+            others |= {key: expert for key, expert in found.items() if key not in experts}
+        self.settings: dict[str, Any] = {
+            "target": list(self.columns.targets) if not self.alone else target,
+            "features": list(self.columns.features),
+            "known": list(self.columns.known),
+            "categorical": list(self.columns.categorical),
+            "time": time,
+            "horizon": horizon,
+            "path": path,
+            "period": period,
+            "levels": list(self.levels),
+            "learner": learner,
+            "beside": list(beside),
+            "net": dataclasses.asdict(net),
+            "seed": seed,
+        }
+        shape = {"period": period, "levels": self.levels}
+        many = range(seed, seed + len(self.columns.targets))
+        if path is None:
+            make = lambda seed: Target(self.columns.size, experts, others, horizon=horizon, **shape, seed=seed)
+        else:
+            experts = LIGHT if learner == "light" else EXPERTS
+            make = lambda seed: PathTarget(self.columns.size, experts, steps=path, **shape, seed=seed)
+        self.targets: list[Target | PathTarget] = [make(seed) for seed in many]
+        self.methods = self.targets[0].methods
+        self.clock = Clock()
+        self.history = [History(len(self.methods), len(target.learner.experts)) for target in self.targets]
+        self.missing = np.zeros(len(self.columns.names), np.int64)
+        self.row = 0
+
+    def _check_path(self, path: int, beside: Sequence[str]) -> None:
+        """Refuse what does not go with a path."""
+        if isinstance(path, bool) or not isinstance(path, int) or not 1 <= path <= LONGEST_PATH:
+            raise ValueError(f"path must be a whole number of rows from 1 to {LONGEST_PATH}, or None, got {path!r}.")
+        if self.horizon != 1:
+            raise ValueError(
+                f"path={path} and horizon={self.horizon}: a path has all horizons up to its length; give one."
+            )
+        if self.columns.known:
+            raise ValueError("known: columns that are known in advance go with one horizon, not with a path yet.")
+        if self.learner not in ("mixture", "light") or beside:
+            raise ValueError(
+                f"a path is forecast by the learner 'mixture' or 'light' alone, got {self.learner!r}"
+                f"{' and others beside it' if beside else ''}."
+            )
+
+    # Learning.
+
+    def update(
+        self, row: Mapping[Any, Any] | Sequence[Any] | float, *, ahead: Mapping[Any, Any] | None = None
+    ) -> Forecast:
+        """Learn from what has come due with a row, then forecast.
+
+        - `row`: a mapping from column to value, values in the order target, features, known, categorical, time, or the
+          one value; None or NaN is missing.
+        - `ahead`: what is known of the row `horizon` rows on.
+
+        Raises `ValueError` for a row that cannot be read; nothing is learned from it."""
+        numbers = np.array([self.columns.row(row)])
+        known = np.array([self.columns.ahead(ahead)]).reshape(1, -1)
+        return Forecasts.of(self, self.learn(numbers, known)).at(0)
+
+    def learn(
+        self, rows: Float[np.ndarray, "n names"], ahead: Float[np.ndarray, "n known"] | None = None
+    ) -> list[Said]:
+        """Learn from rows of numbers in turn, in the order of `columns.names`, and say something of each target."""
+        if ahead is None:
+            ahead = np.full((len(rows), len(self.columns.known)), np.nan)
+        times = rows[:, -1] if self.columns.time is not None else np.full(len(rows), np.nan)
+        then = self.clock(times, self.path or self.horizon) if self.columns.time is not None else times
+        wide = self.columns.expanded(rows, ahead, then)
+        self.missing = self.missing + np.isnan(rows).sum(axis=0)
+        said, at = [], 0
+        while at < len(wide) or not said:  # cut where the curves of the picture have their points
+            part = wide[at : at + self.history[0].room]
+            said.append([self._learn(k, part) for k in range(len(self.targets))])
+            at += len(part)
+        self.row += len(rows)
+        return [joined(parts) for parts in zip(*said, strict=True)]
+
+    def _learn(self, k: int, rows: np.ndarray) -> Said:
+        """Learn a target, whose column comes first for it, from rows that an encoder sees."""
+        target, order = self.targets[k], [k, *(j for j in range(rows.shape[1]) if j != k)]
+        said = target(rows[:, order])
+        self.history[k](said, target.learner.weights)
+        return said
+
+    def run(self, rows: Any) -> Forecasts:
+        """Learn from many rows and forecast from each.
+
+        `rows`: the path of a file or the name of a bundled series, a source of `sg.data`, an iterable of rows as
+        `update` takes them, a two-dimensional array, or a pandas, polars or Arrow table. Columns that are known in
+        advance are read `horizon` rows ahead."""
+        from ._feed import portions
+
+        parts = [self.learn(numbers, ahead) for numbers, ahead in portions(self, rows)]
+        return Forecasts.of(
+            self, [joined(said) for said in zip(*parts, strict=True)] if parts else self.learn(_none(self))
+        )
+
+    def fit(self, rows: Any, *, passes: int = 2) -> Forecasts:
+        """Learn from a history in several passes, and go on online from its end. What is said in the last pass is
+        returned; scores begin anew with the rows that come after it.
+
+        A forecaster that was loaded goes on from what it knows."""
+        if passes < 1:
+            raise ValueError(f"passes must be at least 1, got {passes}.")
+        rows = rows if isinstance(rows, str | os.PathLike) else _kept(rows)
+        for _ in range(passes - 1):
+            self.run(rows)
+            self.restart()
+        table = self.run(rows)
+        for target in self.targets:
+            target.forget_scores()
+        return table
+
+    def restart(self) -> None:
+        """Keep what was learned, and forget the stream: the next row is the first of another one."""
+        for target in self.targets:
+            target.restart()
+        self.clock, self.missing, self.row = Clock(), np.zeros_like(self.missing), 0
+        self.history = [History(len(self.methods), len(target.learner.experts)) for target in self.targets]
+
+    # What it knows.
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """All that it knows: a pytree, which belongs in a checkpoint."""
+        return {
+            "targets": [target.state for target in self.targets],
+            "history": [history.state for history in self.history],
+            "clock": self.clock.state,
+            "missing": self.missing,
+            "row": np.array([self.row], np.int64),
+        }
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        for target, kept in zip(self.targets, state["targets"], strict=True):
+            target.state = kept
+        for history, kept in zip(self.history, state["history"], strict=True):
+            history.state = kept
+        self.clock.state, self.missing, self.row = state["clock"], state["missing"], int(state["row"][0])
+
+    def save(self, folder: str | os.PathLike[str], *, keep: int = 3) -> Path:
+        """Write all that it knows to a folder, as a file of its own; the newest `keep` files stay."""
+        return checkpoint.save(folder, self.state, step=self.row, meta={}, config=self.settings, keep=keep)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Forecaster:
+        """A forecaster as it was saved: it goes on as if it had never stopped, to the bit.
+
+        Raises `sg.checkpoint.CheckpointError` where there is none, or none that is whole."""
+        settings = dict(checkpoint.config(path))
+        if lacking := {"target", "learner", "net"} - settings.keys():
+            raise checkpoint.CheckpointError(
+                f"{path} holds no forecaster: its settings lack {', '.join(sorted(lacking))}. Give the folder that "
+                "Forecaster.save, or streamgrad learn (its checkpoints), wrote into."
+            )
+        names = "target features known categorical time horizon path period levels learner beside seed"
+        forecaster = cls(net=Net(**settings["net"]), **{name: settings[name] for name in names.split()})
+        forecaster.state = checkpoint.load(path, forecaster.state, config=settings).tree
+        return forecaster
+
+    def weights(self) -> dict[str, float] | list[dict[str, float]]:
+        """How much each expert counts now; a list for several targets."""
+        return self._each([target.learner.weights() for target in self.targets])
+
+    def warnings(self) -> list[str]:
+        """What is no longer finite in a target's learner, with what to do."""
+        named = zip(self.columns.targets, self.targets, strict=True)
+        return [f"{name}: {warning}" for name, target in named for warning in target.learner.warnings()]
+
+    def scores(self) -> Any:
+        """Errors of the forecaster and of all that stands beside it, of the rows that were scored so far.
+
+        A dictionary, or a list of them for several targets: `rows`, `half` (rows before the second half), `nrmse`,
+        `nrmse_half` (of the second half), `mae`, `mase`, `median` (of absolute errors), each by method, `intervals`
+        (level, coverage, finite share, mean interval score), `weights` of the experts, and `verdict`, in words. Of a
+        path these are of one row ahead, and `steps` has those of each step that is scored."""
+        from ._verdict import verdict
+
+        found = []
+        for target in self.targets:
+            scores = target.scores
+            found.append(
+                {
+                    "rows": scores.rows,
+                    "half": scores.half,
+                    "nrmse": scores.nrmse(),
+                    "nrmse_half": scores.nrmse("half"),
+                    "mae": scores.mae(),
+                    "mase": scores.mase(),
+                    "median": scores.median(),
+                    "intervals": target.intervals_found(),
+                    "weights": target.learner.weights() if len(target.learner.experts) > 1 else {},
+                    "verdict": verdict(scores, target.own),
+                }
+            )
+            if isinstance(target, PathTarget):
+                found[-1]["steps"] = target.steps_found()
+        return self._each(found)
+
+    def plot(self, path: str | os.PathLike[str] | None = None, *, title: str = "") -> Any:
+        """The newest rows with forecasts and intervals, the running error and the weights, as a Matplotlib figure;
+        with `path`, written there too."""
+        from ._picture import picture
+
+        figure = picture(self, title)
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+    def _each(self, values: list[Any]) -> Any:
+        return values[0] if self.alone else values
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(str, self.columns.targets))
+        return f"Forecaster({shown}, horizon={self.horizon}, learner={self.learner!r}, rows={self.row:,})"
+
+
+#: Rows that may wait for their truth, and rows of a path.
+LONGEST, LONGEST_PATH = 100_000, 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecasts:
+    """What a forecaster said of many rows. Axes: rows, targets (if several were named), steps (of a path), levels.
+
+    - `value`, `lower`, `upper`, `surprise`, `changed`: as in `Forecast`, of each row;
+    - `truth`: the target as it came; `due`: the forecast for this row, made `horizon` rows before (for each
+      step j of a path, j rows before).
+
+    `columns()` has all of it by the names that `predictions.csv` has."""
+
+    value: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    surprise: np.ndarray
+    changed: Bool[np.ndarray, ...]
+    truth: np.ndarray
+    due: np.ndarray
+    _said: tuple[Said, ...] = dataclasses.field(repr=False)
+    _names: tuple[tuple[str, ...], tuple[str, ...], tuple[float, ...], int] = dataclasses.field(repr=False)
+
+    @classmethod
+    def of(cls, forecaster: Forecaster, said: Sequence[Said]) -> Forecasts:
+        pick = lambda of: of(said[0]) if forecaster.alone else np.stack([of(each) for each in said], axis=1)
+        first = forecaster.row - len(said[0].truth)
+        targets = ("",) if forecaster.alone else tuple(map(str, forecaster.columns.targets))
+        return cls(
+            pick(lambda s: (s.path or s).ahead),
+            pick(lambda s: (s.path or s).ahead_ends[..., 0]),
+            pick(lambda s: (s.path or s).ahead_ends[..., 1]),
+            pick(lambda s: s.surprise),
+            pick(lambda s: s.changed),
+            pick(lambda s: s.truth),
+            pick(lambda s: s.due[:, 0] if s.path is None else s.path.due),
+            tuple(said),
+            (targets, forecaster.methods, forecaster.levels, first),
+        )
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def at(self, row: int) -> Forecast:
+        """What was said at one row."""
+        return Forecast(self.value[row], self.lower[row], self.upper[row], self.surprise[row], self.changed[row])
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """By name: `row`, `truth`, each method's forecast *for* the row, ends of intervals, `surprise`, `changed`, and
+        `ahead`, the newest forecast, with its interval. Of several targets each name ends with that of its target."""
+        targets, methods, levels, first = self._names
+        out: dict[str, np.ndarray] = {"row": np.arange(first, first + len(self))}
+        for name, said in zip(targets, self._said, strict=True):
+            out |= named_columns(said, methods, levels, f"_{name}" if name else "")
+        return out
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write `columns()` as a CSV file, the bytes that `streamgrad learn` writes."""
+        from ._feed import csv_lines
+
+        with open(path, "w", newline="") as file:
+            columns = self.columns()
+            file.write(",".join(columns) + "\n")
+            file.write(csv_lines(columns))
+
+
+def named_columns(said: Said, methods: Sequence[str], levels: Sequence[float], end: str) -> dict[str, np.ndarray]:
+    """What was said of a target, by the names that files have. Names of a step of a path have its number at the end;
+    the first step's `due` has none."""
+    out = {"truth": said.truth, methods[0]: said.due[:, 0], **_ends("", "", said.due_ends, levels)}
+    out |= {"surprise": said.surprise, "changed": said.changed}
+    out |= {name.replace(" ", "_"): said.due[:, k] for k, name in enumerate(methods) if k}
+    if said.path is None:
+        out |= {"ahead": said.ahead, **_ends("ahead_", "", said.ahead_ends, levels)}
+    else:
+        path, steps = said.path, said.path.due.shape[1]
+        out |= {f"{methods[0]}_{j + 1}": path.due[:, j] for j in range(1, steps)}
+        for j in range(steps):
+            out |= {f"ahead_{j + 1}": path.ahead[:, j]}
+            out |= _ends("ahead_", f"_{j + 1}", path.ahead_ends[:, j], levels)
+    return {f"{name}{end}": column for name, column in out.items()}
+
+
+def _ends(start: str, end: str, ends: np.ndarray, levels: Sequence[float]) -> dict[str, np.ndarray]:
+    """Ends of intervals by name."""
+    sides = ((k, f"{100 * level:g}", side, name) for k, level in enumerate(levels) for side, name in SIDES)
+    return {f"{start}{name}_{percent}{end}": ends[:, k, side] for k, percent, side, name in sides}
+
+
+SIDES = ((0, "lower"), (1, "upper"))
+
+
+def _several(names: Names) -> tuple[str | int, ...]:
+    return (names,) if isinstance(names, str | int) else tuple(names)
+
+
+def _none(forecaster: Forecaster) -> np.ndarray:
+    return np.empty((0, len(forecaster.columns.names)))
+
+
+def _kept(rows: Any) -> Any:
+    """Rows that can be read more than once."""
+    return rows if hasattr(rows, "__len__") or hasattr(rows, "read") else list(rows)
+
+
+__all__ = ["FLOOR", "Forecast", "Forecaster", "Forecasts"]
