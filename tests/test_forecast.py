@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import streamgrad as sg
 from streamgrad.tasks.encoding import Encoder
 from streamgrad.tasks.floors import FORGETTING, PRIOR, Floors
-from streamgrad.tasks.forecast import CELLS, Forecaster, make_cell
 from streamgrad.tasks.scores import Scores
 
 RNG = np.random.default_rng(0)
@@ -174,31 +171,6 @@ def test_scores_against_numpy():
     nrmse = np.sqrt((error**2).mean(axis=0)) / truth[keep].std()
     np.testing.assert_allclose(list(scores.nrmse().values()), nrmse)
     np.testing.assert_allclose(list(scores.mae().values()), abs(error).mean(axis=0))
-
-
-# The forecaster.
-
-
-@pytest.mark.parametrize("name", CELLS)
-def test_every_cell_fits_the_forecaster(name):
-    cell, out = make_cell(name, 3, 4, key=jax.random.key(0))
-    assert sg.Recurrent(cell, sg.algorithms.algorithm("snap-1")).cell.in_size == 3
-    assert cell.output(cell.init_state(), jnp.zeros(3)).shape == (out,)
-    with pytest.raises(ValueError, match="there is no cell 'gruu'"):
-        make_cell("gruu", 3, 4, key=jax.random.key(0))
-
-
-@pytest.mark.parametrize("cell", ["lru", "gru"])
-def test_the_forecaster_learns_a_sine(cell):
-    t = np.arange(400)
-    encoder = Encoder(1, 4, 2)
-    encoded = encoder(np.sin(t / 5)[:, None])
-    forecaster = Forecaster(encoder.size, encoder.recurrent_size, horizon=2, cell=cell, units=4)
-    parts = [forecaster(encoded.inputs[at : at + 200], encoded.learn[at : at + 200]) for at in (0, 200)]
-    outputs = np.concatenate([np.asarray(part)[:200] for part in parts])
-    ahead = (encoded.base + encoded.scale * outputs)[:-2]
-    assert abs(ahead - np.sin(t / 5)[2:])[-100:].max() < 0.05
-    assert forecaster.skipped == 0
 
 
 def test_names_of_algorithms():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import jax
@@ -10,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from streamgrad.tasks.encoding import Encoder
-from streamgrad.tasks.floors import Floors
-from streamgrad.tasks.forecast import Forecaster
+from streamgrad.forecast._experts import Expert
+from streamgrad.forecast._target import Target
 
-H, LAGS, PERIOD = 3, 6, 24
+H, PERIOD = 3, 24
+EXPERTS = {"RLS": Expert(lags=6), "columns": Expert("lstm columns", 2, learns="kalman", lags=6)}
+BESIDE = {"RLS on lags": Expert(lags=6, far=False, forgetting=0.999)}
 RNG = np.random.default_rng(0)
 
 
@@ -32,24 +34,22 @@ Forecasts = dict[str, np.ndarray]
 
 @pytest.fixture(scope="module")
 def forecasts() -> Callable[[np.ndarray], Forecasts]:
-    """What each method said of each row: one compiled program for all series."""
+    """What each method said of each row, and the ends of an interval: one compiled program for all series."""
     with jax.enable_x64(False):
-        encoder = Encoder(2, LAGS, H)
-        forecaster = Forecaster(encoder.size, encoder.recurrent_size, horizon=H, units=4)
-    start = jax.tree.map(jnp.copy, forecaster.state)
+        target = Target(2, EXPERTS, BESIDE, horizon=H, period=PERIOD, levels=(0.8,), seed=0)
+    kept = lambda tree: jax.tree.map(
+        lambda leaf: jnp.copy(leaf) if isinstance(leaf, jax.Array) else copy.copy(leaf), tree
+    )
+    start = kept(target.state)
 
     def run(rows: np.ndarray) -> Forecasts:
-        encoder, floors = Encoder(2, LAGS, H), Floors(forecaster._size, H, PERIOD)
-        forecaster.state = jax.tree.map(jnp.copy, start)
+        target.state = kept(start)
         said = []
         for at in range(0, len(rows), 200):
-            encoded = encoder(rows[at : at + 200])
             with jax.enable_x64(False):
-                outputs = np.asarray(forecaster(encoded.inputs, encoded.learn), float)
-            network = encoded.base + encoded.scale * outputs[: len(encoded.base)]
-            said.append(np.concatenate([network[:, None], floors(encoded)], axis=1))
-        due = np.concatenate([np.full((H, len(floors.names) + 1), np.nan), np.concatenate(said)[:-H]])
-        return dict(zip(("network", *floors.names), due.T, strict=True))
+                said.append(target(rows[at : at + 200]))
+        due, ends = (np.concatenate([getattr(each, name) for each in said]) for name in ("due", "due_ends"))
+        return dict(zip((*target.methods, "lower", "upper"), (*due.T, *ends[:, 0].T), strict=True))
 
     return run
 
@@ -117,41 +117,3 @@ def test_a_wild_feature_is_soon_forgotten(forecasts, plain, wild):
             error = (found[method] - ROWS[:, 0])[at + 203 : at + 403]
             usual = (plain[method] - ROWS[:, 0])[-500:]
             assert np.sqrt(np.mean(error**2)) < 2 * np.sqrt(np.mean(usual**2)), (method, at)
-
-
-def test_nothing_is_taught_before_there_is_a_scale():
-    for rows in (1e6 * ROWS[:30], ROWS[:30]):
-        encoded = Encoder(2, LAGS, 1)(rows)
-        known = encoded.scale > 0
-        assert not known[:8].any() and known[8:].all()
-        assert np.isnan(encoded.learn[:9]).all() and np.isfinite(encoded.learn[9:]).all()
-        assert abs(np.nan_to_num(encoded.learn)).max() < 30 and abs(encoded.inputs).max() < 30
-
-
-def test_a_jump_is_not_learned_and_a_new_level_is():
-    rows = ROWS[:400, :1].copy()
-    rows[200] += 1e4
-    rows[300:] -= 1e4
-    encoded = Encoder(1, LAGS, 1)(rows)
-    np.testing.assert_array_equal(np.isnan(encoded.learn[195:210]), [False] * 5 + [True, True] + [False] * 8)
-    np.testing.assert_array_equal(np.isnan(encoded.learn[295:310]), [False] * 5 + [True] * 5 + [False] * 5)
-    np.testing.assert_array_equal(encoded.base, rows[:, 0])  # forecasts are made from the target as it came
-
-
-def test_a_range_fifty_times_larger_is_taken_for_what_it_is():
-    """Too small to be another scale, too large to be no jump."""
-    rows = ROWS[:800, :1] - 100
-    rows[400:] *= 50
-    encoded = Encoder(1, LAGS, 1)(rows)
-    assert np.isfinite(encoded.learn[500:]).all()
-
-
-def test_rounding_in_another_unit_does_not_reach_the_learner():
-    """One last digit of a float32 is amplified by learning; that of a float64 must not become one."""
-    from streamgrad.tasks.forecast import _steady
-
-    values = RNG.standard_normal(100_000)
-    np.testing.assert_allclose(_steady(values), values, rtol=2**-18)
-    noisy = values * (1 + 1e-13 * RNG.standard_normal(100_000))
-    assert (values.astype(np.float32) != noisy.astype(np.float32)).sum() < 5  # such as there may be
-    assert (_steady(values) != _steady(noisy)).sum() == 0

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from .._compile import compiler_options
 from .._loop import loop
@@ -30,15 +30,15 @@ class MixtureState(NamedTuple):
 class MixtureOutput(NamedTuple):
     """Of one step.
 
-    - `prediction`: the mixture of the `experts`' predictions, which have a leading axis of learners;
-    - `weights`: of the experts in the weighted mean, likewise;
-    - `loss`: squared error of the prediction that came due, NaN where no target came.
+    - `prediction`: the mixture, of shape (*outputs,); `experts`: what each learner predicted, (learners, *outputs);
+    - `weights`: of the experts in the weighted mean, (learners, *outputs);
+    - `loss`: squared error of the prediction that came due, (*outputs,); NaN where no target came.
     """
 
-    prediction: Float[Array, ...]
-    experts: Float[Array, learners * outputs]
-    weights: Float[Array, learners * outputs]
-    loss: Float[Array, ...]
+    prediction: Array
+    experts: Array
+    weights: Array
+    loss: Array
 
 
 class Mixture:
