@@ -45,8 +45,8 @@ class Columnar(Source):
             raise
         except _ERRORS as error:
             raise SourceError(
-                f"{self.name} cannot be read beyond data row {row} ({_reason(error)}): it seems to be damaged; write it "
-                "again."
+                f"{self.name} cannot be read beyond data row {row} ({_reason(error)}): it seems to be damaged; write "
+                "it again."
             ) from None
 
     def _array(

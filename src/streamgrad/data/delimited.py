@@ -13,7 +13,7 @@ import numpy as np
 
 from streamgrad.data.errors import SourceError, at_byte, ragged, shortened
 from streamgrad.data.sources import Convert
-from streamgrad.data.text import LONGEST, Text, Values, utf8
+from streamgrad.data.text import LONGEST, Error, Text, Values, utf8
 
 END = "\0"  # a record after the last one: it is found again unless a quote is open before it
 _LIMIT = threading.Lock()
@@ -32,8 +32,8 @@ class Delimited(Text):
         super().__init__(*arguments)
         self._delimiter, self._comment = delimiter, comment
 
-    def _whole(self, text: str, last: bool) -> tuple[list[list[str]], int]:
-        end = cut(text, last)
+    def _whole(self, text: str) -> tuple[list[list[str]], int]:
+        end = cut(text)
         if not end:
             return [], 0
         rows = parse(text[:end] + END + "\n", self._delimiter, self._comment)
@@ -73,7 +73,7 @@ class Delimited(Text):
                     break
         return Values(array, which, error)
 
-    def _rows(self, records: list[list[str]], row: int) -> tuple[list[list[str]], list[int] | None, Any]:
+    def _rows(self, records: list[list[str]], row: int) -> tuple[list[list[str]], list[int] | None, Error | None]:
         """The records that are rows, before the first one of another length."""
         width = len(self.columns)
         if set(map(len, records)) <= {width}:
@@ -85,11 +85,12 @@ class Delimited(Text):
                 rows.append(cells or [""])
                 which.append(i)
             elif cells and (len(cells) > 1 or cells[0].strip(" \t\x1a")):  # \x1a ends files of DOS
-                which.append(i)
-                number = row + len(rows)
-                shown = [text.encode("latin-1").decode("utf-8", "replace") for text in cells]
-                return rows, which, lambda byte: ragged(shown, width, number, self.name, byte)
+                return rows, [*which, i], self._ragged(cells, row + len(rows))
         return rows, which, None
+
+    def _ragged(self, cells: list[str], row: int) -> Error:
+        shown = [text.encode("latin-1").decode("utf-8", "replace") for text in cells]
+        return lambda byte: ragged(shown, len(self.columns), row, self.name, byte)
 
 
 def _plain(cells: list[str]) -> np.ndarray | None:
@@ -100,10 +101,10 @@ def _plain(cells: list[str]) -> np.ndarray | None:
         return None
 
 
-def cut(text: str, last: bool, at: int = 0) -> int:
-    """Where the last line that has an end ends. A return at the end may be the first half of its line's end."""
-    size = len(text) - (not last and text.endswith("\r"))
-    return max(text.rfind("\n", at, size), text.rfind("\r", at, size)) + 1
+def cut(text: str) -> int:
+    """Where the last line that has an end ends. A return at the very end may be the first half of its line's end."""
+    size = len(text) - text.endswith("\r")
+    return max(text.rfind("\n", 0, size), text.rfind("\r", 0, size)) + 1
 
 
 def parse(text: str, delimiter: str, comment: tuple[str, ...]) -> list[list[str]]:

@@ -72,8 +72,8 @@ class Extremes:
             share = state["count"][side, j] / state["rows"][j]
             which = ("smallest", "largest")[side]
             found.append(
-                f"column {self.columns[j]!r} is exactly {value}, its {which} value, in {share:.1%} of its rows: if that "
-                f"stands for a missing value, say --missing {value}."
+                f"column {self.columns[j]!r} is exactly {value}, its {which} value, in {share:.1%} of its rows: if "
+                f"that stands for a missing value, say --missing {value}."
             )
             said[side, j] = state["extreme"][side, j]
         self.state = {**state, "said": said}

@@ -14,7 +14,7 @@ from streamgrad.data.blocks import Damage
 from streamgrad.data.errors import SourceError, at_byte, bad_number, same_name, shortened
 from streamgrad.data.numbers import shortest
 from streamgrad.data.sources import Convert
-from streamgrad.data.text import Text, Values
+from streamgrad.data.text import Error, Text, Values
 
 _BETWEEN = re.compile(r"[\s,\x1e]*", re.ASCII)
 _SLACK = 12  # characters: an error so near to the end of what has come may go away with what comes
@@ -115,14 +115,14 @@ class JsonRows(Text):
         self.unfinished = False
         return found
 
-    def _whole(self, text: str, last: bool) -> tuple[list[Row], int]:
+    def _whole(self, text: str) -> tuple[list[Row], int]:
         rows: list[Row] = []
         try:
             rows.extend(rows_of(text))
         except Broken as error:
             if not rows and not error.more:
                 byte = self._end + error.at
-                raise _not_json(self.name, self.place[0], error, text[error.at :], byte) from None
+                raise _not_json(self.name, self._row, error, text[error.at :], byte) from None
             return rows, rows[-1].end if rows else 0
         return rows, len(text)
 
@@ -143,14 +143,21 @@ class JsonRows(Text):
             for k, (name, number) in enumerate(zip(columns, convert)):
                 value = record.value.get(name)
                 if record.text.count(quoted[k]) > 1 and _twice(record.text, name):
-                    return Values(array[:i], None, lambda byte: _two(same_name(name, self.name), row + i, byte))
+                    return Values(array[:i], None, self._namesakes(name, row + i))
                 try:
                     array[i, k] = self.numbers.of(value) if number is self.numbers else number(_text(value))
                 except ValueError:
-                    shown = value if isinstance(value, str) else json.dumps(value)
-                    shown = shown.encode("utf-8", "backslashreplace").decode()
-                    return Values(array[:i], None, lambda byte: bad_number(shown, row + i, name, self.name, byte))
+                    return Values(array[:i], None, self._bad(value, name, row + i))
         return Values(array)
+
+    def _namesakes(self, column: str, row: int) -> Error:
+        error = same_name(column, self.name)
+        return lambda byte: SourceError(f"{error} It is so in data row {row + 1}.{at_byte(byte)}")
+
+    def _bad(self, value: Any, column: str, row: int) -> Error:
+        shown = value if isinstance(value, str) else json.dumps(value)
+        shown = shown.encode("utf-8", "backslashreplace").decode()
+        return lambda byte: bad_number(shown, row, column, self.name, byte)
 
 
 def _text(value: Any) -> str:
@@ -163,7 +170,3 @@ def _twice(text: str, key: str) -> bool:
     pairs: list[list[tuple[str, Any]]] = []
     json.loads(text, object_pairs_hook=lambda each: pairs.append(each) or dict(each), parse_int=float)
     return [name for name, _ in pairs[-1]].count(key) > 1
-
-
-def _two(error: SourceError, row: int, byte: int | None) -> SourceError:
-    return SourceError(f"{error} It is so in data row {row + 1}.{at_byte(byte)}")

@@ -9,8 +9,10 @@ import numpy as np
 
 #: Spellings of a missing value, in any case, with spaces around them or not.
 MISSING = frozenset(
-    ("", "na", "n/a", "#n/a", "#na", "<na>", "#n/a n/a", "nan", "+nan", "-nan", "nat", "null", "none", "?")
-    + tuple(f"{sign}1.#{kind}" for sign in ("", "-") for kind in ("ind", "qnan"))
+    (
+        *("", "na", "n/a", "#n/a", "#na", "<na>", "#n/a n/a", "nan", "+nan", "-nan", "nat", "null", "none", "?"),
+        *("1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"),
+    )
 )
 
 

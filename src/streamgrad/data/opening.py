@@ -62,8 +62,13 @@ def open_text(origin: Origin, numbers: Numbers, layout: Layout) -> Text:
         if not (more and waiting) and (header := find_header(text, more, origin.name, layout)) is not None:
             begin = len(mark) + header.end
             rest = _rest(origin, seen, begin, blocks)
-            options = dict(delimiter=header.delimiter, comment=layout.comment)
-            return Delimited(origin, header.columns, begin, bytes(seen[:begin]), rest, numbers, **options)
+            head = bytes(seen[:begin])
+            # A header without an end may be cut; one that ends in a return may go on with the other half of its end.
+            ended = begin < len(seen) or head.endswith(b"\n") or not head
+            return Delimited(
+                origin, header.columns, begin, head, rest, numbers, ended,
+                delimiter=header.delimiter, comment=layout.comment,
+            )  # fmt: skip
         if len(seen) > LONGEST:
             raise SourceError(f"{origin.name}: no header within {LONGEST >> 20} MB: is this a table?")
         least = 2 * len(seen) if len(seen) > SAMPLE else 0
@@ -89,7 +94,7 @@ def _again(damage: Damage) -> Blocks:
 
 def find_header(text: str, more: bool, name: str, layout: Layout) -> Header | None:
     """The names of the columns and where the rows begin; None where more of the text is needed to tell."""
-    whole, at, delimiter = text[: cut(text, False)] if more else text, 0, layout.delimiter
+    whole, at, delimiter = text[: cut(text)] if more else text, 0, layout.delimiter
     for line in range(layout.skip_lines):
         if at >= len(whole) and not more:
             raise SourceError(f"{name} has {line} lines, and {layout.skip_lines} were to be skipped before its header.")
@@ -138,15 +143,21 @@ def _sample(text: str, delimiter: str, layout: Layout) -> list[Record]:
 
 
 def _delimiter(text: str, layout: Layout) -> str:
-    """The mark that cuts header and rows into the most cells, as many in each; else the header alone."""
-    best, most = ",", (False, 1)
+    """The mark that cuts header and rows into the most cells, as many in each; else the header alone.
+
+    A mark within quotes cuts through them. Where no other fits, it is one that leaves a quote of the header open."""
+    best, most, opened = ",", (False, False, 1), ""
     for mark in MARKS:
-        rows = [each.cells for each in _sample(text, mark, layout) if each.cells]
-        if rows and len(rows[0]) > 1:
-            found = (len(rows) > 1 and len({len(row) for row in rows}) == 1, len(rows[0]))
+        sample = _sample(text, mark, layout)
+        rows = [each.cells for each in sample if each.cells]
+        if not sample:
+            opened = opened or mark
+        elif rows and len(rows[0]) > 1:
+            alike, clean = len(rows) > 1 and len({len(row) for row in rows}) == 1, '"' not in "".join(rows[0])
+            found = (alike, clean, len(rows[0]))
             if found > most:
                 best, most = mark, found
-    return best
+    return opened if opened and not most[1] else best
 
 
 # Beginnings that are no header.
@@ -164,7 +175,7 @@ def _refuse_comment(cells: Sequence[str], rows: list[list[str]], first: str, nam
     if mark is None or not rows:
         return
     named = len(rows) > 1 and not any(map(_is_number, rows[0])) and any(map(_is_number, rows[1]))
-    if len(rows[0]) != len(cells) or named or rows[0][:1] and rows[0][0].startswith(mark):
+    if len(rows[0]) != len(cells) or named or rows[0][0].startswith(mark):
         raise SourceError(
             f"{name} begins with what seems to be a comment ({shortened(first)}) where the names of the columns were "
             f"expected: skip such lines with --comment '{mark}', or the first ones with --skip-lines."

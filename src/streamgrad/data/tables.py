@@ -170,7 +170,9 @@ def _is_frame(table: Any) -> bool:
             f"a {type(table).__name__} is read through the package narwhals, which is not installed: pip install "
             "'streamgrad[tables]' brings it."
         ) from None
-    return isinstance(nw.from_native(table, pass_through=True, allow_series=True), (nw.DataFrame, nw.LazyFrame, nw.Series))
+    return isinstance(
+        nw.from_native(table, pass_through=True, allow_series=True), (nw.DataFrame, nw.LazyFrame, nw.Series)
+    )
 
 
 def _frame(table: Any, name: str, numbers: Numbers) -> Source:

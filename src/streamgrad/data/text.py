@@ -7,17 +7,22 @@ text are positions in the file and no byte is foreign; the cells that are used a
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from streamgrad.data.blocks import BLOCK, Damage, Origin
+from streamgrad.data.blocks import Blocks, Damage, Origin
+from streamgrad.data import blocks as _blocks
 from streamgrad.data.errors import SourceError, at_byte, bad_number, not_utf8, read_once
 from streamgrad.data.numbers import Numbers
 from streamgrad.data.sources import Convert, Source
 
 LONGEST = 1 << 26  # characters of a row; an open quote is the usual reason for more
+
+
+#: Makes the error for a row when the byte is known at which it begins.
+Error = Callable[[int | None], SourceError]
 
 
 class Piece(NamedTuple):
@@ -34,7 +39,7 @@ class Values(NamedTuple):
 
     array: np.ndarray
     which: list[int] | None = None
-    error: Callable[[int | None], SourceError] | None = None
+    error: Error | None = None
 
 
 class Text(Source):
@@ -46,25 +51,34 @@ class Text(Source):
     - `columns`: their names.
     - `begin`: the byte at which the first record begins; `head`: the bytes before it.
     - `rest`: of a live origin, what follows these bytes and was read already, and the blocks to come.
+    - `ended`: the line before the first record has an end, so that a file that grows has its rows after it.
     """
 
-    def __init__(self, origin: Origin, columns: Sequence[str], begin: int, head: bytes, rest: Any, numbers: Numbers):
+    def __init__(
+        self,
+        origin: Origin,
+        columns: Sequence[str],
+        begin: int,
+        head: bytes,
+        rest: Blocks | None,
+        numbers: Numbers,
+        ended: bool = True,
+    ):
         self.name, self.columns, self.numbers = origin.name, tuple(columns), numbers
         self._origin, self._begin, self._head, self._rest = origin, begin, head, rest
         self._newest: tuple[int, Piece, list[int] | None] = (0, Piece([], "", begin), None)
-        self._from = self.place = (0, begin)
+        self._from, self._row, self._end, self._ended = (0, begin), 0, begin, ended
+        self._at(0, begin)
 
     # What a kind of text is.
 
     @abc.abstractmethod
-    def _whole(self, text: str, last: bool) -> tuple[list[Any], int]:
-        """The records that end within the text, and how much of it they take.
-
-        `last`: no more will come, and what has no end stays nevertheless."""
+    def _whole(self, text: str) -> tuple[list[Any], int]:
+        """The records that end within the text, whatever may follow, and how much of it they take."""
 
     @abc.abstractmethod
     def _unended(self, text: str, row: int, byte: int) -> list[Any]:
-        """What is left at the end of the text, as a record of its own. Raises `SourceError` where it can be none."""
+        """What is left at the end of the text, as records. Raises `SourceError` where it can be none."""
 
     @abc.abstractmethod
     def _starts(self, text: str) -> Iterator[int]:
@@ -79,25 +93,33 @@ class Text(Source):
     def _begin_at(self, place: tuple[int, int]) -> None:
         if self._origin.live:
             raise SourceError(f"{self.name} is live and has no places to go on from: leave `place` out.")
+        if place[1] < self._begin:
+            raise SourceError(f"{self.name} has another header than the file that byte {place[1]} is a place of.")
         self._from = place
+
+    def _at(self, row: int, byte: int) -> None:
+        self._row, self.place = row, (row, byte) if self._ended else None
 
     def _batches(self, columns: Sequence[str], start: int, convert: Convert) -> Iterator[tuple[int, np.ndarray]]:
         (first, begin), self._from = self._from, (0, self._begin)
-        self.unfinished, self.place = False, (first, begin)
+        self.unfinished = False
+        self._at(first, begin)
         for piece in self._pieces(self._blocks(begin), begin):
-            row = self.place[0]
+            row = self._row
             values = self._values(piece.records, columns, row, convert)
             self._newest = row, piece, values.which
-            good = len(values.array)
-            if values.error is not None:
-                error = values.error(self._byte(row + good))
-                self.place = (row + good, self._byte(row + good) or self._end)
-                yield row, values.array
-                raise error
-            self.place = (row + good, piece.byte if self.unfinished else self._end)
+            good = row + len(values.array)
+            error = None if values.error is None else values.error(self._byte(good))
+            end = self._end if error is None else self._byte(good)
+            if self.unfinished:  # it stays behind
+                self._row = good
+            else:
+                self._at(good, self._end if end is None else end)
             yield row, values.array
+            if error is not None:
+                raise error
 
-    def _pieces(self, blocks: Generator[bytes, None, None], byte: int) -> Iterator[Piece]:
+    def _pieces(self, blocks: Blocks, byte: int) -> Iterator[Piece]:
         """Whole records as they come; a piece without records says that nothing came for a moment.
 
         What is left over is looked at again when it has doubled, or when nothing more comes: linear in time."""
@@ -112,7 +134,7 @@ class Text(Source):
             if block and size < least:
                 continue
             text = "".join(waiting)
-            records, used = self._whole(text, block is None and damage is None)
+            records, used = self._whole(text)
             self._end = byte + used
             if records or block == b"":
                 yield Piece(records, text[:used], byte)
@@ -121,22 +143,20 @@ class Text(Source):
                 break
             if len(text) > LONGEST:
                 raise SourceError(
-                    f"{self.name}, data row {self.place[0] + 1}: no end of row within {LONGEST >> 20} MB: is a quotation "
-                    f"mark left open, or is this not a table?{at_byte(byte)}"
+                    f"{self.name}, data row {self._row + 1}: no end of row within {LONGEST >> 20} MB: is a quotation mark "
+                    f"left open, or is this not a table?{at_byte(byte)}"
                 )
-            waiting, size, least = [text], len(text), 2 * len(text) if len(text) > BLOCK else 0
+            waiting, size, least = [text], len(text), 2 * len(text) if len(text) > _blocks.BLOCK else 0
         if damage is not None:
             raise SourceError(
-                f"{self.name} cannot be read beyond data row {self.place[0]} ({damage}): what came before it was read. "
+                f"{self.name} cannot be read beyond data row {self._row} ({damage}): what came before it was read. "
                 f"Get the file again, or repair it.{at_byte(byte)}"
             )
-        if text.strip():
+        if text and (records := self._unended(text, self._row, byte)):
             self.unfinished = True
-            records = self._unended(text, self.place[0], byte)
-            if records:
-                yield Piece(records, text, byte)
+            yield Piece(records, text, byte)
 
-    def _blocks(self, begin: int) -> Generator[bytes, None, None]:
+    def _blocks(self, begin: int) -> Blocks:
         """The bytes from `begin` on: of a file anew, of what is live once."""
         if not self._origin.live:
             head = self._origin.blocks()
@@ -164,7 +184,7 @@ class Text(Source):
     def fraction(self) -> float | None:
         return self._origin.fraction()
 
-    def _wrong(self, text: str, column: str, row: int) -> Callable[[int | None], SourceError]:
+    def _wrong(self, text: str, column: str, row: int) -> Error:
         """The error for a cell of Latin-1 text that is no number, when its byte is known."""
         try:
             shown = utf8(text)
