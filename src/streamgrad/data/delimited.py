@@ -69,7 +69,11 @@ class Delimited(Text):
                 try:
                     array[i, k] = number(utf8(cell))
                 except ValueError:  # no number, or no UTF-8
-                    array, rows, error = array[:i], rows[:i], self._wrong(cell, name, row + i)
+                    array, rows, error = (
+                        array[:i],
+                        rows[:i],
+                        self._wrong(cell, name, row + i, self._delimiter.join(rows[i])),
+                    )
                     break
         return Values(array, which, error)
 

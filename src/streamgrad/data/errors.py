@@ -40,11 +40,12 @@ def same_name(name: str, where: str) -> SourceError:
     return SourceError(f"{where}: two columns are called {name!r}; rename one of them.")
 
 
-def bad_number(value: str, row: int, column: str, where: str, byte: int | None = None) -> SourceError:
-    """The error for text where a number belongs. `row` counts from 0 and is shown from 1."""
+def bad_number(value: str, row: int, column: str, where: str, byte: int | None = None, line: str = "") -> SourceError:
+    """The error for text where a number belongs. `row` counts from 0 and is shown from 1; `line` is all of it."""
+    units = row == 0 and line and not re.search(r"\d", value)
+    advice = f"If this row holds units, skip it with --comment {line!r}." if units else _advice(value.strip(), column)
     return SourceError(
-        f"{where}, data row {row + 1}, column {column!r}: {shortened(value)} is not a number. "
-        f"{_advice(value.strip(), column)}{at_byte(byte)}"
+        f"{where}, data row {row + 1}, column {column!r}: {shortened(value)} is not a number. {advice}{at_byte(byte)}"
     )
 
 

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from streamgrad.data.blocks import Damage
 from streamgrad.data.errors import SourceError, at_byte, bad_number, same_name, shortened
 from streamgrad.data.numbers import shortest
 from streamgrad.data.sources import Convert
 from streamgrad.data.text import Error, Text, Values
+from streamgrad.data.unpacking import Damage
 
 _BETWEEN = re.compile(r"[\s,\x1e]*", re.ASCII)
 _SLACK = 12  # characters: an error so near to the end of what has come may go away with what comes
@@ -93,6 +93,8 @@ class JsonRows(Text):
 
     Of a file, `check` and `read` also find a column whose key comes later.
     """
+
+    _before = b"}"
 
     def check(self, columns: Iterable[str]) -> None:
         columns = list(columns)

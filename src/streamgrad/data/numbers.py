@@ -69,7 +69,7 @@ class Numbers:
         try:
             return float(value)
         except OverflowError:
-            return np.inf if value > 0 else -np.inf
+            return np.inf if value > 0 else -np.inf  # type: ignore[operator]
         except (TypeError, ArithmeticError):  # a signalling NaN of a decimal, too
             raise ValueError(f"{value!r} is not a number") from None
 

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from itertools import chain, islice, takewhile
 from typing import NamedTuple
 
-from streamgrad.data.blocks import Blocks, Damage, Origin, refuse_other
+from streamgrad.data.blocks import Origin
 from streamgrad.data.delimited import END, Delimited, Record, cut, records
 from streamgrad.data.errors import SourceError, shortened
+from streamgrad.data.foreign import refuse_other
 from streamgrad.data.json_rows import JsonRows, first_rows
 from streamgrad.data.numbers import Numbers
 from streamgrad.data.sources import Layout
 from streamgrad.data.text import LONGEST, Text, utf8
+from streamgrad.data.unpacking import Blocks, Damage
 
 SAMPLE = 1 << 20  # bytes of a file that are looked at before it is opened
 MARKS = "\t,;|"

@@ -7,16 +7,17 @@ text are positions in the file and no byte is foreign; the cells that are used a
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from streamgrad.data.blocks import Blocks, Damage, Origin
-from streamgrad.data import blocks as _blocks
+from streamgrad.data.blocks import BLOCK, Origin
 from streamgrad.data.errors import SourceError, at_byte, bad_number, not_utf8, read_once
 from streamgrad.data.numbers import Numbers
 from streamgrad.data.sources import Convert, Source
+from streamgrad.data.unpacking import Blocks, Damage
 
 LONGEST = 1 << 26  # characters of a row; an open quote is the usual reason for more
 
@@ -71,6 +72,8 @@ class Text(Source):
         self._at(0, begin)
 
     # What a kind of text is.
+
+    _before = b"\r\n"  # one of these stands before a record
 
     @abc.abstractmethod
     def _whole(self, text: str) -> tuple[list[Any], int]:
@@ -143,10 +146,10 @@ class Text(Source):
                 break
             if len(text) > LONGEST:
                 raise SourceError(
-                    f"{self.name}, data row {self._row + 1}: no end of row within {LONGEST >> 20} MB: is a quotation mark "
-                    f"left open, or is this not a table?{at_byte(byte)}"
+                    f"{self.name}, data row {self._row + 1}: no end of row within {LONGEST >> 20} MB: is a quotation "
+                    f"mark left open, or is this not a table?{at_byte(byte)}"
                 )
-            waiting, size, least = [text], len(text), 2 * len(text) if len(text) > _blocks.BLOCK else 0
+            waiting, size, least = [text], len(text), 2 * len(text) if len(text) > BLOCK else 0
         if damage is not None:
             raise SourceError(
                 f"{self.name} cannot be read beyond data row {self._row} ({damage}): what came before it was read. "
@@ -158,22 +161,27 @@ class Text(Source):
 
     def _blocks(self, begin: int) -> Blocks:
         """The bytes from `begin` on: of a file anew, of what is live once."""
-        if not self._origin.live:
-            head = self._origin.blocks()
-            seen = b""
-            try:
-                while len(seen) < len(self._head) and (block := next(head, None)) is not None:
-                    seen += block
-            except Damage:
-                pass
-            head.close()
-            if not seen.startswith(self._head):
-                raise SourceError(f"{self.name} has changed since it was opened: its header is another. Open it anew.")
-            return self._origin.blocks(begin)
-        if self._rest is None:
-            raise read_once(self.name)
-        rest, self._rest = self._rest, None
-        return rest
+        if self._origin.live:
+            if self._rest is None:
+                raise read_once(self.name)
+            rest, self._rest = self._rest, None
+            return rest
+        if self._start(0, self._begin) != self._head:
+            raise SourceError(f"{self.name} has changed since it was opened: its header is another. Open it anew.")
+        if begin > self._begin and self._start(begin - 1, 1) not in self._before:
+            raise SourceError(
+                f"{self.name}: no row begins at byte {begin}: it is not the file that this is a place of."
+            )
+        return self._origin.blocks(begin)
+
+    def _start(self, byte: int, size: int) -> bytes:
+        """A few bytes of the file."""
+        blocks, seen = self._origin.blocks(byte), b""
+        with contextlib.suppress(Damage):
+            while len(seen) < size and (block := next(blocks, None)) is not None:
+                seen += block
+        blocks.close()
+        return seen[:size]
 
     def _byte(self, row: int) -> int | None:
         """Where a row of the newest piece begins."""
@@ -184,13 +192,14 @@ class Text(Source):
     def fraction(self) -> float | None:
         return self._origin.fraction()
 
-    def _wrong(self, text: str, column: str, row: int) -> Error:
-        """The error for a cell of Latin-1 text that is no number, when its byte is known."""
+    def _wrong(self, text: str, column: str, row: int, line: str) -> Error:
+        """The error for a cell of Latin-1 text that is no number, when its byte is known; `line`: all of the row."""
         try:
             shown = utf8(text)
         except UnicodeDecodeError:
             return lambda byte: not_utf8(text.encode("latin-1"), row, column, self.name, byte)
-        return lambda byte: bad_number(shown, row, column, self.name, byte)
+        line = line.encode("latin-1").decode(errors="replace")
+        return lambda byte: bad_number(shown, row, column, self.name, byte, line)
 
 
 def utf8(text: str) -> str:
