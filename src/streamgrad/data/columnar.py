@@ -125,7 +125,7 @@ class ParquetSource(_File):
     def _open(self) -> None:
         import pyarrow.parquet as pq
 
-        self._file = pq.ParquetFile(self._path, memory_map=True, pre_buffer=False)
+        self._file = pq.ParquetFile(self._path, memory_map=True, pre_buffer=False, page_checksum_verification=True)
         self.schema = self._file.schema_arrow
         self.rows = self._file.metadata.num_rows
         self._at = 0

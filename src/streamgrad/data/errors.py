@@ -42,7 +42,7 @@ def same_name(name: str, where: str) -> SourceError:
 
 def bad_number(value: str, row: int, column: str, where: str, byte: int | None = None, line: str = "") -> SourceError:
     """The error for text where a number belongs. `row` counts from 0 and is shown from 1; `line` is all of it."""
-    units = row == 0 and line and not re.search(r"\d", value)
+    units = row == 0 and line and not re.search(r"\d", line)
     advice = f"If this row holds units, skip it with --comment {line!r}." if units else _advice(value.strip(), column)
     return SourceError(
         f"{where}, data row {row + 1}, column {column!r}: {shortened(value)} is not a number. {advice}{at_byte(byte)}"

@@ -33,6 +33,8 @@ def refuse_other(start: bytes, name: str) -> None:
     for pattern, what in _OTHER:
         if re.match(pattern, start) and not (pattern == rb"ORC" and b"\0" not in start):
             raise SourceError(f"{name} is {what}. CSV, TSV, Parquet, Arrow (Feather) and JSON are read.")
+    if start[257:262] == b"ustar":
+        raise SourceError(f"{name} is a tar archive: unpack it first.")
     text = start.rstrip(b"\0")
     if b"\0" in text or (b"\n" not in text and text != start):  # zero bytes at the end are what a power cut leaves
         pairs = start.count(b"\0") * 3 > len(start)

@@ -66,18 +66,24 @@ def rows_of(text: str) -> Iterator[Row]:
 
 def first_rows(text: str, more: bool, name: str) -> list[str] | None:
     """The keys of the first rows, in the order in which they come; None where more of the text is needed."""
-    keys: dict[str, None] = {}
+    rows: list[Row] = []
     try:
-        for row in islice(rows_of(text), _ROWS):
-            keys.update(dict.fromkeys(row.value))
+        rows.extend(islice(rows_of(text), _ROWS))
     except Broken as error:
-        if not keys and more and error.more:
+        if not rows and more and error.more:
             return None
-        if not keys:
+        if not rows:
             raise _not_json(name, 0, error, text[error.at :], error.at) from None
+    if len(rows) == 1 and not more:
+        for key in (key for key, value in rows[0].value.items() if isinstance(value, list)):
+            raise SourceError(
+                f"{name} is one JSON object, whose {key!r} holds a list: rows were expected, each an object of its own. "
+                f"Write them so, for instance by jq -c '.{key}[]' if they are objects."
+            )
+    keys = list(dict.fromkeys(key for row in rows for key in row.value))
     if not keys and not more:
         raise SourceError(f"{name} is JSON without rows: objects with keys and values were expected.")
-    return list(keys) or None
+    return keys or None
 
 
 def _not_json(name: str, row: int, error: Broken, text: str, byte: int) -> SourceError:
@@ -117,8 +123,17 @@ class JsonRows(Text):
         self.unfinished = False
         return found
 
+    _open = False  # an array has begun, and its end has not come
+
+    def _ends(self, byte: int) -> None:
+        if self._open:
+            raise SourceError(
+                f"{self.name} ends after data row {self._row} at byte {byte} without the ] of its array: is it cut?"
+            )
+
     def _whole(self, text: str) -> tuple[list[Row], int]:
         rows: list[Row] = []
+        self._open = self._open or bool(re.match(r"\s*\[", text))
         try:
             rows.extend(rows_of(text))
         except Broken as error:
@@ -126,6 +141,8 @@ class JsonRows(Text):
                 byte = self._end + error.at
                 raise _not_json(self.name, self._row, error, text[error.at :], byte) from None
             return rows, rows[-1].end if rows else 0
+        if "]" in text[rows[-1].end if rows else 0 :]:
+            self._open = False
         return rows, len(text)
 
     def _unended(self, text: str, row: int, byte: int) -> list[Row]:

@@ -123,7 +123,7 @@ def find_header(text: str, more: bool, name: str, layout: Layout) -> Header | No
         raise SourceError(f"{name}: a quotation mark is left open in the header ({shortened(rest)}): close it.")
     cells, rows = sample[0].cells, [each.cells for each in sample[1:] if each.cells]
     try:
-        columns = [utf8(cell).strip() for cell in cells]
+        columns = [utf8(cell).strip("\ufeff").strip() for cell in cells]
     except UnicodeDecodeError:
         raise SourceError(f"{name}: the header is not UTF-8 text; convert the file to UTF-8.") from None
     first = rest[: _line_end(rest, 0)].strip().encode("latin-1").decode("utf-8", "replace")

@@ -7,7 +7,9 @@ a part of a file is in memory at a time.
 from __future__ import annotations
 
 import abc
+import contextlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,6 +127,17 @@ class Layout:
     comment: tuple[str, ...] = ()
     delimiter: str | None = None
 
+    def check(self) -> None:
+        """Raise `SourceError` for what no file can be laid out like."""
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n\0'):
+            raise SourceError(
+                f"delimiter {self.delimiter!r}: it has to be one character, no quotation mark or line end."
+            )
+        if self.skip_lines < 0:
+            raise SourceError(f"skip_lines {self.skip_lines}: it has to be at least 0.")
+        if "" in self.comment:
+            raise SourceError("comment '': every line begins so; name what comments begin with, such as '#'.")
+
     def refuse(self, name: str, what: str) -> None:
         """Raise `SourceError` where any of it is given for what is no CSV."""
         given = [option for option in ("columns", "skip_lines", "comment", "delimiter") if getattr(self, option)]
@@ -163,6 +176,7 @@ def open_source(
     numbers = Numbers(missing)
     marks = (comment,) if isinstance(comment, str) else tuple(comment or ())
     layout = Layout(None if columns is None else tuple(columns), skip_lines, marks, delimiter)
+    layout.check()
     if isinstance(source, (str, os.PathLike)):
         return _open_path(os.fspath(source), numbers, layout)
     from streamgrad.data.tables import open_table
@@ -176,8 +190,12 @@ def _open_path(name: str, numbers: Numbers, layout: Layout) -> Source:
 
     if name == "-":
         return open_text(Live(0, "standard input"), numbers, layout)
+    if re.match(r"\w+://", name):
+        raise SourceError(
+            f"{name} is an address, and nothing is downloaded here: get the file first, or pipe it in as -."
+        )
     path = Path(name)
-    if "\0" in name or not path.exists():
+    if not _exists(name, path):
         if name in SERIES:
             layout.refuse(name, "a bundled series")
             return SERIES[name].open(numbers)
@@ -199,18 +217,24 @@ def _open_path(name: str, numbers: Numbers, layout: Layout) -> Source:
     return open_text(File(path, name), numbers, layout)
 
 
+def _exists(name: str, path: Path) -> bool:
+    try:
+        return bool(name) and path.exists()
+    except (OSError, ValueError):  # too long, a loop of links, a zero byte
+        return False
+
+
 def _missing(name: str, path: Path) -> SourceError:
     """A file that is not there: with the nearest names among its neighbours and the series."""
     import difflib
 
     neighbours: list[str] = []
-    if "\0" not in name and path.parent.is_dir():
-        with os.scandir(path.parent) as entries:
-            neighbours = [e.name for _, e in zip(range(10_000), entries) if e.is_file()]
+    with contextlib.suppress(OSError, ValueError), os.scandir(path.parent) as entries:
+        neighbours = [e.name for _, e in zip(range(10_000), entries) if not e.is_dir(follow_symlinks=False)]
     near = [str(path.parent / n) for n in difflib.get_close_matches(path.name, neighbours, n=2)]
     near += difflib.get_close_matches(name, list(SERIES), n=1)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return SourceError(
-        f"there is no file {name}: {hint}Give a path ({FORMATS}), - for standard input, "
+        f"there is no file {name[:200]}: {hint}Give a path ({FORMATS}), - for standard input, "
         f"or one of the bundled series {', '.join(SERIES)}."
     )

@@ -171,9 +171,11 @@ def _is_frame(table: Any) -> bool:
             f"a {type(table).__name__} is read through the package narwhals, which is not installed: pip install "
             "'streamgrad[tables]' brings it."
         ) from None
-    return isinstance(
-        nw.from_native(table, pass_through=True, allow_series=True), (nw.DataFrame, nw.LazyFrame, nw.Series)
-    )
+    try:
+        known = nw.from_native(table, pass_through=True, allow_series=True)
+    except Exception:  # a frame, though one that cannot be read: `_frame` says why
+        return True
+    return isinstance(known, (nw.DataFrame, nw.LazyFrame, nw.Series))
 
 
 def _frame(table: Any, name: str, numbers: Numbers) -> Source:
@@ -186,11 +188,9 @@ def _frame(table: Any, name: str, numbers: Numbers) -> Source:
             frame = frame.collect()
         if isinstance(frame, nw.Series):
             frame = frame.alias(frame.name or "value").to_frame()
-    except Exception as error:
-        if not hasattr(table, "columns"):
-            raise
-        raise SourceError(f"{name} cannot be read ({str(error).splitlines()[0]}).") from None
-    return Frame(frame, name, numbers)
+        return Frame(frame, name, numbers)
+    except Exception as error:  # of any library
+        raise SourceError(f"{name} cannot be read ({' '.join(str(error).split())}): change it there.") from None
 
 
 class Frame(Source):

@@ -83,6 +83,9 @@ class Text(Source):
     def _unended(self, text: str, row: int, byte: int) -> list[Any]:
         """What is left at the end of the text, as records. Raises `SourceError` where it can be none."""
 
+    def _ends(self, byte: int) -> None:
+        """Raise `SourceError` where the text may not end so."""
+
     @abc.abstractmethod
     def _starts(self, text: str) -> Iterator[int]:
         """Where each record of the text begins."""
@@ -158,6 +161,7 @@ class Text(Source):
         if text and (records := self._unended(text, self._row, byte)):
             self.unfinished = True
             yield Piece(records, text, byte)
+        self._ends(byte + len(text))
 
     def _blocks(self, begin: int) -> Blocks:
         """The bytes from `begin` on: of a file anew, of what is live once."""
