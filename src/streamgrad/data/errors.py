@@ -74,7 +74,7 @@ def too_large(value: float, row: int, column: str, where: str, byte: int | None 
     """The error for an infinite or absurd value. `row` counts from 0 and is shown from 1."""
     return SourceError(
         f"{where}, data row {row + 1}, column {column!r}: the value is {value:g}, and only finite "
-        f"numbers up to {LARGEST:g} can be learned from. Correct the value or leave it empty: that means missing."
+        "numbers up to 1e100 can be learned from. Correct the value or leave it empty: that means missing."
         f"{at_byte(byte)}"
     )
 

@@ -77,7 +77,7 @@ def first_rows(text: str, more: bool, name: str) -> list[str] | None:
     if len(rows) == 1 and not more:
         for key in (key for key, value in rows[0].value.items() if isinstance(value, list)):
             raise SourceError(
-                f"{name} is one JSON object, whose {key!r} holds a list: rows were expected, each an object of its own. "
+                f"{name} is one JSON object, whose {key!r} holds a list: rows were expected, each an object. "
                 f"Write them so, for instance by jq -c '.{key}[]' if they are objects."
             )
     keys = list(dict.fromkeys(key for row in rows for key in row.value))
