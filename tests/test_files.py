@@ -7,6 +7,7 @@ exceptions, pipes, headers, missing values. `fuzz_csv.py` compares thousands wit
 from __future__ import annotations
 
 import bz2
+import contextlib
 import csv
 import decimal
 import gzip
@@ -151,6 +152,24 @@ def test_a_file_may_be_cut_anywhere(tmp_path, end, cut):
         elif part == data:
             found += rows
     same(found, [1.5, 2.5, 3.5])
+
+
+@pytest.mark.parametrize("text", ['{"y": 1}\n{"y": 2}\n{"y": 3}\n', '[{"y": 1}, {"y": 2},\n {"y": 3}]'])
+def test_json_may_be_cut_anywhere(tmp_path, text):
+    for cut in range(len(text)):
+        found, place = [], None
+        for part in (text[:cut], text):
+            path = write(tmp_path, part)
+            try:
+                source = open_source(path)
+            except SourceError:  # no row yet
+                continue
+            with contextlib.suppress(SourceError):
+                for rows in source.read(["y"], place=place):
+                    found += rows[:, 0].tolist()
+            place = source.place
+            assert place is None or place[0] == len(found)  # a row of JSON ends with its brace
+        same(found, [1, 2, 3])
 
 
 KINDS = {

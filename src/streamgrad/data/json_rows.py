@@ -100,7 +100,7 @@ class JsonRows(Text):
     Of a file, `check` and `read` also find a column whose key comes later.
     """
 
-    _before = b"}"
+    _before = b"}, \t\r\n\x1e"
 
     def check(self, columns: Iterable[str]) -> None:
         columns = list(columns)
@@ -133,7 +133,7 @@ class JsonRows(Text):
 
     def _whole(self, text: str) -> tuple[list[Row], int]:
         rows: list[Row] = []
-        self._open = self._open or bool(re.match(r"\s*\[", text))
+        self._open = bool(re.match(r"\s*\[", text)) or (self._open and self._end > self._begin)
         try:
             rows.extend(rows_of(text))
         except Broken as error:
