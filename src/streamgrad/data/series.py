@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamgrad.data.errors import SourceError
+from streamgrad.data.numbers import Numbers
 
 if TYPE_CHECKING:
     from streamgrad.data.sources import Source
@@ -30,7 +31,7 @@ class Series:
     about: str
     months: bool = False  # one row a year, one column a month
 
-    def open(self) -> Source:
+    def open(self, numbers: Numbers | None = None) -> Source:
         """The series as a source of rows; `SourceError` names the extra that brings it."""
         spec = importlib.util.find_spec(self.package)
         if spec is None or not spec.submodule_search_locations:
@@ -44,23 +45,25 @@ class Series:
                 f"the installed {self.package} does not hold the series {self.name} where it was "
                 "expected: pip install --upgrade 'streamgrad[data]' may mend it."
             )
-        return _unroll(self.name, self.target, path) if self.months else _text(self.name, path)
+        return _unroll(self.name, self.target, path) if self.months else _text(self.name, path, numbers or Numbers())
 
 
-def _text(name: str, path: Path) -> Source:
-    from streamgrad.data.text import file_source
+def _text(name: str, path: Path, numbers: Numbers) -> Source:
+    from streamgrad.data.blocks import File
+    from streamgrad.data.opening import open_text
+    from streamgrad.data.sources import Layout
 
-    return file_source(path, name)
+    return open_text(File(path, name), numbers, Layout())
 
 
 def _unroll(name: str, column: str, path: Path) -> Source:
     """A table of years by months as one column of months."""
     import numpy as np
 
-    from streamgrad.data.sources import ArraySource
+    from streamgrad.data.tables import Array
 
     table = np.genfromtxt(path, delimiter=",", skip_header=1)
-    return ArraySource(name, [column], table[:, 1:].reshape(-1, 1))
+    return Array(name, [column], [table[:, 1:].ravel()])
 
 
 SERIES: dict[str, Series] = {

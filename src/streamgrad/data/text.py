@@ -1,279 +1,211 @@
-"""Rows from CSV, TSV and JSON lines: whole lines are cut from the bytes and parsed with PyArrow.
+"""Rows from text, as it comes: records are cut from the bytes and handed on as soon as they are whole.
 
-Files and standard input take the same path, so a live stream is read exactly as a file is: what
-has come is cut at its last complete line, and the rest waits for more.
+Files and what is live take the same path. Bytes are read as Latin-1, one character a byte, so that positions in the
+text are positions in the file and no byte is foreign; the cells that are used are read as UTF-8 afterwards.
 """
 
 from __future__ import annotations
 
-import csv as std_csv
-import io
-import json
-import os
-import select
+import abc
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from streamgrad.data.errors import SourceError, bad_number
-from streamgrad.data.sources import Source
+from streamgrad.data.blocks import BLOCK, Origin
+from streamgrad.data.errors import SourceError, at_byte, bad_number, not_utf8, read_once
+from streamgrad.data.numbers import Numbers
+from streamgrad.data.sources import Convert, Source
+from streamgrad.data.unpacking import Blocks, Damage
 
-BLOCK = 1 << 16  # bytes read at a time
-LONGEST = 1 << 26  # no row is longer than this; an open quote is the usual reason
-PATIENCE = 0.2  # seconds for which a live source waits before it says that nothing came
-MISSING = ("", "NA", "N/A", "n/a", "na", "NaN", "nan", "-nan", "null", "NULL", "None", "none", "?")
-
-
-def file_source(path: Path, name: str | None = None) -> Source:
-    """A text file, compressed or not (.gz, .bz2, .zst)."""
-    import pyarrow as pa
-
-    stream = pa.input_stream(str(path), compression="detect", buffer_size=0)
-    packed = path.suffix in (".gz", ".bz2", ".zst", ".lz4", ".br")
-
-    def blocks() -> Iterator[bytes]:
-        while block := stream.read(BLOCK):
-            yield block
-
-    source = _sniff(name or str(path), blocks())
-    source.size = None if packed else path.stat().st_size
-    return source
+LONGEST = 1 << 26  # characters of a row; an open quote is the usual reason for more
 
 
-def live_source(descriptor: int, name: str) -> Source:
-    """What arrives at a file descriptor: each read returns what is there, at once."""
+#: Makes the error for a row when the byte is known at which it begins.
+Error = Callable[[int | None], SourceError]
 
-    def blocks() -> Iterator[bytes]:
+
+class Piece(NamedTuple):
+    """Whole records, in the text that they were cut from, which begins at `byte`."""
+
+    records: list[Any]
+    text: str
+    byte: int
+
+
+class Values(NamedTuple):
+    """The rows before the first bad one; `which` records they and the bad one are (None: all, in turn); and what is
+    wrong with that one, once its byte is known."""
+
+    array: np.ndarray
+    which: list[int] | None = None
+    error: Error | None = None
+
+
+class Text(Source):
+    """A source of records in text.
+
+    **Arguments:**
+
+    - `origin`: where the bytes come from.
+    - `columns`: their names.
+    - `begin`: the byte at which the first record begins; `head`: the bytes before it.
+    - `rest`: of a live origin, what follows these bytes and was read already, and the blocks to come.
+    - `ended`: the line before the first record has an end, so that a file that grows has its rows after it.
+    """
+
+    def __init__(
+        self,
+        origin: Origin,
+        columns: Sequence[str],
+        begin: int,
+        head: bytes,
+        rest: Blocks | None,
+        numbers: Numbers,
+        ended: bool = True,
+    ):
+        self.name, self.columns, self.numbers = origin.name, tuple(columns), numbers
+        self._origin, self._begin, self._head, self._rest = origin, begin, head, rest
+        self._newest: tuple[int, Piece, list[int] | None] = (0, Piece([], "", begin), None)
+        self._from, self._row, self._end, self._ended = (0, begin), 0, begin, ended
+        self._at(0, begin)
+
+    # What a kind of text is.
+
+    _before = b"\r\n"  # one of these stands before a record
+
+    @abc.abstractmethod
+    def _whole(self, text: str) -> tuple[list[Any], int]:
+        """The records that end within the text, whatever may follow, and how much of it they take."""
+
+    @abc.abstractmethod
+    def _unended(self, text: str, row: int, byte: int) -> list[Any]:
+        """What is left at the end of the text, as records. Raises `SourceError` where it can be none."""
+
+    def _ends(self, byte: int) -> None:
+        """Raise `SourceError` where the text may not end so."""
+
+    @abc.abstractmethod
+    def _starts(self, text: str) -> Iterator[int]:
+        """Where each record of the text begins."""
+
+    @abc.abstractmethod
+    def _values(self, records: list[Any], columns: Sequence[str], row: int, convert: Convert) -> Values:
+        """The numbers of the records that are rows; the first of them is `row`."""
+
+    # One pass.
+
+    def _begin_at(self, place: tuple[int, int]) -> None:
+        if self._origin.live:
+            raise SourceError(f"{self.name} is live and has no places to go on from: leave `place` out.")
+        if place[1] < self._begin:
+            raise SourceError(f"{self.name} has another header than the file that byte {place[1]} is a place of.")
+        self._from = place
+
+    def _at(self, row: int, byte: int) -> None:
+        self._row, self.place = row, (row, byte) if self._ended else None
+
+    def _batches(self, columns: Sequence[str], start: int, convert: Convert) -> Iterator[tuple[int, np.ndarray]]:
+        (first, begin), self._from = self._from, (0, self._begin)
+        self.unfinished = False
+        self._at(first, begin)
+        for piece in self._pieces(self._blocks(begin), begin):
+            row = self._row
+            values = self._values(piece.records, columns, row, convert)
+            self._newest = row, piece, values.which
+            good = row + len(values.array)
+            error = None if values.error is None else values.error(self._byte(good))
+            end = self._end if error is None else self._byte(good)
+            if self.unfinished:  # it stays behind
+                self._row = good
+            else:
+                self._at(good, self._end if end is None else end)
+            yield row, values.array
+            if error is not None:
+                raise error
+
+    def _pieces(self, blocks: Blocks, byte: int) -> Iterator[Piece]:
+        """Whole records as they come; a piece without records says that nothing came for a moment.
+
+        What is left over is looked at again when it has doubled, or when nothing more comes: linear in time."""
+        waiting, size, least, damage = [""], 0, 0, None
         while True:
-            ready, _, _ = select.select([descriptor], [], [], PATIENCE)
-            if not ready:
-                yield b""
+            try:
+                block = next(blocks, None)
+            except Damage as error:
+                block, damage = None, error
+            waiting.append((block or b"").decode("latin-1"))
+            size += len(block or b"")
+            if block and size < least:
                 continue
-            block = os.read(descriptor, BLOCK)
-            if not block:
-                return
-            yield block
-
-    return _sniff(name, blocks())
-
-
-def _sniff(name: str, blocks: Iterator[bytes]) -> _Text:
-    """CSV, TSV or JSON lines, by the first line."""
-    first = bytearray()
-    for block in blocks:
-        first += block
-        if b"\n" in first.lstrip() or len(first) > LONGEST:
-            break
-    if not first.strip():
-        raise SourceError(f"{name} is empty: a header and rows, or JSON lines, were expected.")
-    start = bytes(first).removeprefix(b"\xef\xbb\xbf")
-    if b"\0" in start[:4096]:
-        raise SourceError(
-            f"{name} is not text: CSV, TSV or JSON lines were expected here (UTF-8). Parquet and "
-            "Arrow files are read by their path, not from standard input."
-        )
-    kind = JsonLines if start.lstrip().startswith(b"{") else Delimited
-    return kind(name, start, blocks)
-
-
-class _Text(Source):
-    """Lines of text. `size` is the number of bytes where it is known."""
-
-    size: int | None = None
-
-    def __init__(self, name: str, first: bytes, blocks: Iterator[bytes]):
-        self.name, self._pending, self._blocks, self._read = name, first, blocks, 0
-
-    def _lines(self, cut: Callable[[bytes], int]) -> Iterator[bytes]:
-        """Blocks of complete lines; an empty one says that nothing came for a moment.
-
-        `cut(block)` is the length of the complete lines in a block. The last line may lack its
-        newline.
-        """
-        pending = self._pending
-        if length := cut(pending):
-            self._read += length
-            yield pending[:length]
-            pending = pending[length:]
-        for block in self._blocks:
-            pending += block
-            length = cut(pending) if block else 0
-            if not length and len(pending) > LONGEST:
+            text = "".join(waiting)
+            records, used = self._whole(text)
+            self._end = byte + used
+            if records or block == b"":
+                yield Piece(records, text[:used], byte)
+            text, byte = text[used:], byte + used
+            if block is None:
+                break
+            if len(text) > LONGEST:
                 raise SourceError(
-                    f"{self.name}: no end of row within {LONGEST >> 20} MB: is a quotation mark "
-                    "left open, or is this not a table?"
+                    f"{self.name}, data row {self._row + 1}: no end of row within {LONGEST >> 20} MB: is a quotation "
+                    f"mark left open, or is this not a table?{at_byte(byte)}"
                 )
-            self._read += length
-            yield pending[:length]
-            pending = pending[length:]
-        if pending.strip():
-            self._read += len(pending)
-            yield pending
+            waiting, size, least = [text], len(text), 2 * len(text) if len(text) > BLOCK else 0
+        if damage is not None:
+            raise SourceError(
+                f"{self.name} cannot be read beyond data row {self._row} ({damage}): what came before it was read. "
+                f"Get the file again, or repair it.{at_byte(byte)}"
+            )
+        if text and (records := self._unended(text, self._row, byte)):
+            self.unfinished = True
+            yield Piece(records, text, byte)
+        self._ends(byte + len(text))
+
+    def _blocks(self, begin: int) -> Blocks:
+        """The bytes from `begin` on: of a file anew, of what is live once."""
+        if self._origin.live:
+            if self._rest is None:
+                raise read_once(self.name)
+            rest, self._rest = self._rest, None
+            return rest
+        if self._start(0, self._begin) != self._head:
+            raise SourceError(f"{self.name} has changed since it was opened: its header is another. Open it anew.")
+        if begin > self._begin and self._start(begin - 1, 1) not in self._before:
+            raise SourceError(
+                f"{self.name}: no row begins at byte {begin}: it is not the file that this is a place of."
+            )
+        return self._origin.blocks(begin)
+
+    def _start(self, byte: int, size: int) -> bytes:
+        """A few bytes of the file."""
+        blocks, seen = self._origin.blocks(byte), b""
+        with contextlib.suppress(Damage):
+            while len(seen) < size and (block := next(blocks, None)) is not None:
+                seen += block
+        blocks.close()
+        return seen[:size]
+
+    def _byte(self, row: int) -> int | None:
+        """Where a row of the newest piece begins."""
+        first, piece, which = self._newest
+        record = row - first if which is None else which[row - first]
+        return next((piece.byte + start for i, start in enumerate(self._starts(piece.text)) if i == record), None)
 
     def fraction(self) -> float | None:
-        return None if not self.size else min(1.0, self._read / self.size)
+        return self._origin.fraction()
 
-
-class Delimited(_Text):
-    """CSV or TSV with a header; commas, tabs or semicolons, by what the header holds."""
-
-    def __init__(self, name: str, first: bytes, blocks: Iterator[bytes]):
-        header, _, rest = first.lstrip().partition(b"\n")
-        super().__init__(name, rest, blocks)
-        self._read = len(first) - len(rest)
+    def _wrong(self, text: str, column: str, row: int, line: str) -> Error:
+        """The error for a cell of Latin-1 text that is no number, when its byte is known; `line`: all of the row."""
         try:
-            text = header.decode()
+            shown = utf8(text)
         except UnicodeDecodeError:
-            raise SourceError(f"{name}: the header is not UTF-8 text; convert the file to UTF-8.") from None
-        counts = {mark: text.count(mark) for mark in ("\t", ",", ";")}
-        self._delimiter = max(counts, key=lambda mark: counts[mark]) if any(counts.values()) else ","
-        fields = next(std_csv.reader([text.rstrip("\r")], delimiter=self._delimiter))
-        self.columns = tuple(field.strip() for field in fields)
-        if len(set(self.columns)) != len(self.columns):
-            twice = next(c for c in self.columns if self.columns.count(c) > 1)
-            raise SourceError(f"{name}: two columns are called {twice!r}; rename one of them.")
-        if all(_is_number(field) for field in self.columns):
-            raise SourceError(
-                f"{name} begins with numbers ({text[:60].strip()}) where the names of the columns "
-                "were expected: put a header line in front."
-            )
-
-    def _cut(self, block: bytes) -> int:
-        """The end of the last complete row: a newline outside quotation marks."""
-        end = block.rfind(b"\n") + 1
-        while end and block.count(b'"', 0, end) % 2:
-            end = block.rfind(b"\n", 0, end - 1) + 1
-        return end
-
-    def _batches(self, columns: Sequence[str], start: int) -> Iterator[tuple[int, np.ndarray]]:
-        row = 0
-        for block in self._lines(self._cut):
-            if not block.strip(b"\r\n") and (not block or len(self.columns) > 1):
-                yield row, np.empty((0, len(columns)))
-                continue
-            if block.count(b'"') % 2:
-                raise SourceError(
-                    f"{self.name}: a quotation mark is left open after data row {row}: is the file "
-                    "cut in the middle of a row? Close it or delete that row."
-                )
-            array, error = self._parse(block, columns, row)
-            yield row, array
-            if error is not None:
-                raise error
-            row += len(array)
-
-    def _parse(self, block: bytes, columns: Sequence[str], row: int):
-        """The rows of a block before the first bad one, and what is wrong with that one."""
-        import pyarrow as pa
-
-        try:
-            table, ragged = self._arrow(block, columns, pa.float64())
-            good, error = table.num_rows, None
-        except pa.ArrowInvalid:  # find the value, for the message
-            table, ragged = self._arrow(block, columns, pa.string())
-            good, error = table.num_rows, None
-        if ragged is not None:
-            good = ragged.number - 1
-            what = f"{ragged.actual_columns} values where {ragged.expected_columns} were expected"
-            error = SourceError(
-                f"{self.name}, data row {row + good + 1} has {what} ({ragged.text[:60]!r}): is the "
-                "file cut in the middle of a row? Complete or delete that row."
-            )
-        out = np.empty((good, len(columns)))
-        for j, name in enumerate(columns):
-            column = table.column(name).slice(0, good)
-            if pa.types.is_floating(column.type):
-                out[:, j] = column.to_numpy()
-                continue
-            for i, text in enumerate(column.slice(0, len(out)).to_pylist()):
-                if text is None or _is_number(text):
-                    out[i, j] = np.nan if text is None else float(text)
-                else:
-                    out, error = out[:i], bad_number(text, row + i, name, self.name)
-                    break
-        return out, error
-
-    def _arrow(self, block: bytes, columns: Sequence[str], kind: Any):
-        import pyarrow.csv as csv
-
-        ragged: list[Any] = []
-        skip = lambda bad: (ragged.append(bad), "skip")[1]
-        table = csv.read_csv(
-            io.BytesIO(block),
-            csv.ReadOptions(column_names=list(self.columns), use_threads=False, block_size=len(block) + 1),
-            csv.ParseOptions(
-                delimiter=self._delimiter,
-                newlines_in_values=b'"' in block,
-                ignore_empty_lines=len(self.columns) > 1,  # in one column it is a missing value
-                invalid_row_handler=skip,
-            ),
-            csv.ConvertOptions(
-                include_columns=list(columns),
-                column_types=dict.fromkeys(columns, kind),
-                null_values=list(MISSING),
-                strings_can_be_null=True,
-            ),
-        )
-        return table, (ragged[0] if ragged else None)
+            return lambda byte: not_utf8(text.encode("latin-1"), row, column, self.name, byte)
+        line = line.encode("latin-1").decode(errors="replace")
+        return lambda byte: bad_number(shown, row, column, self.name, byte, line)
 
 
-class JsonLines(_Text):
-    """One JSON object a line. The columns are the keys of the first; an absent key is missing."""
-
-    def __init__(self, name: str, first: bytes, blocks: Iterator[bytes]):
-        super().__init__(name, first, blocks)
-        line = first.lstrip().partition(b"\n")[0]
-        self.columns = tuple(self._object(line, 0))
-
-    def _object(self, line: bytes, row: int) -> dict[str, Any]:
-        try:
-            value = json.loads(line)
-        except ValueError as error:  # also bytes that are not UTF-8
-            raise SourceError(
-                f"{self.name}, line {row + 1} is not JSON ({error}): is the file cut in the middle "
-                "of a line? Complete or delete that line."
-            ) from None
-        if not isinstance(value, dict):
-            raise SourceError(
-                f"{self.name}, line {row + 1} is not a JSON object: "
-                'lines such as {"time": 1, "value": 2.5} were expected.'
-            )
-        return value
-
-    def _batches(self, columns: Sequence[str], start: int) -> Iterator[tuple[int, np.ndarray]]:
-        row = 0
-        for block in self._lines(lambda block: block.rfind(b"\n") + 1):
-            values: list[list[float]] = []
-            error: SourceError | None = None
-            for line in block.splitlines():
-                if not line.strip():
-                    continue
-                try:
-                    here = self._object(line, row + len(values))
-                    values.append([self._number(here, c, row + len(values)) for c in columns])
-                except SourceError as caught:
-                    error = caught
-                    break
-            yield row, np.asarray(values, float).reshape(-1, len(columns))
-            if error is not None:
-                raise error
-            row += len(values)
-
-    def _number(self, values: dict[str, Any], column: str, row: int) -> float:
-        value = values.get(column)
-        if value is None or (isinstance(value, str) and value.strip() in MISSING):
-            return np.nan
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise bad_number(str(value), row, column, self.name) from None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return "_" not in text  # Python's digit groups are not numbers in a table
+def utf8(text: str) -> str:
+    """Text that was read as Latin-1, read as UTF-8. Raises `UnicodeDecodeError`."""
+    return text if text.isascii() else text.encode("latin-1").decode()
