@@ -76,8 +76,8 @@ class Options:
     """Values that mean "missing" in this source, besides the usual ones, such as -200."""
     skip_lines: int = 0
     """Lines before the header."""
-    comment: Annotated[str | None, tyro.conf.arg(metavar="SIGN")] = None
-    """Lines that begin with this are no rows."""
+    comment: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SIGN ...")] = ()
+    """Lines that begin with one of these are no rows."""
     seed: int = 0
     """Seed of the initial weights."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -127,7 +127,9 @@ def _errors() -> tuple[type[Exception], ...]:
 def learn(options: Options) -> int:
     """Do what the options ask. Raises the errors that `main` turns into sentences."""
     _check(options)
-    source = open_source(options.source)  # MERGE: missing=options.missing, skip_lines=, comment=
+    source = open_source(
+        options.source, missing=options.missing, skip_lines=options.skip_lines, comment=options.comment or None
+    )
     targets = _targets(options, source)
     series = SERIES.get(options.source)
     period = options.period if options.period is not None else series.period if series else None

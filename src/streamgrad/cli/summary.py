@@ -144,9 +144,10 @@ def _columns(record: Record) -> list[str]:
     targets = len(columns.targets)
     counts = encoder.state["centres"][targets : targets + len(columns.features), 1]
     still = [repr(name) for name, count in zip(columns.features, counts.tolist()) if count <= 1 and record.row > 1]
+    notes = record.extremes.notes()
     if not still:
-        return []
-    return [f"Nothing varied in {', '.join(still)}: such a feature tells the forecaster nothing."]
+        return notes
+    return [*notes, f"Nothing varied in {', '.join(still)}: such a feature tells the forecaster nothing."]
 
 
 def _summary(record: Record, ending: str, found: Any) -> None:

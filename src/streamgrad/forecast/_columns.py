@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ..data import Numbers
+
 BUCKETS = 8  # of a category
 DAY = 86400.0
 CALENDAR = (DAY, 7 * DAY, 365.2425 * DAY)  # seconds
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "#n/a", "<na>"})
+numbers = Numbers()
 
 
 class RowError(ValueError):
@@ -111,15 +113,9 @@ def number(value: Any, kind: str, name: Any) -> float:
         return bucket(value)
     if kind == "time":
         return seconds(value, name)
-    if value is None:
-        return math.nan
-    if isinstance(value, str) and value.strip().lower() in MISSING:
-        return math.nan
     try:
-        if isinstance(value, str) and "_" in value:
-            raise ValueError
-        found = float(value)
-    except (TypeError, ValueError):
+        found = numbers.of(value)
+    except ValueError:
         raise RowError(
             f"column {name!r}: {value!r} is not a number; give a number, or None where it is missing."
         ) from None
@@ -135,12 +131,12 @@ def bucket(value: Any) -> float:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = str(value).strip()
-    return math.nan if text.lower() in MISSING else float(zlib.crc32(text.encode()) % BUCKETS)
+    return math.nan if text.casefold() in numbers.texts else float(zlib.crc32(text.encode()) % BUCKETS)
 
 
 def seconds(value: Any, name: Any) -> float:
     """A time in seconds since 1970: a number as it is, a date, or ISO 8601 text. NaN where it is missing."""
-    if value is None or (isinstance(value, str) and value.strip().lower() in MISSING):
+    if value is None or (isinstance(value, str) and value.strip().casefold() in numbers.texts):
         return math.nan
     if isinstance(value, np.datetime64):
         return math.nan if np.isnat(value) else float((value - np.datetime64(0, "s")) / np.timedelta64(1, "s"))

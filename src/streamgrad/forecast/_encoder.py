@@ -30,6 +30,7 @@ from . import _period
 from ._robust import Centre, Size
 
 JUMP = 20.0  # sizes of a change, beyond which a change or an input is limited
+FARTHEST = 1e9  # sizes from its first value, beyond which the path begins anew
 NET = 6.0  # beyond which an input of a net is limited
 CHANGES = 3  # that a net sees
 FAR = ((24, 48), (48, 96), (96, 192), (192, 384))  # rows back, of each mean
@@ -118,8 +119,16 @@ class Encoder:
         before = np.concatenate([state["last"][:1], filled[:-1, 0]])
         size = Size()
         size.state = state["size"]
+        size_before = size.value
         changes, sizes = size(np.where(np.isfinite(before), filled[:, 0] - before, 0.0), JUMP)
         whole = np.add.accumulate(np.concatenate([state["path"][-1:], changes]))
+        before = np.concatenate([[size_before], sizes[:-1]])
+        jumped = (before == 0) & (abs(whole[1:]) > JUMP * sizes)  # before there was a size to limit it by
+        far = np.flatnonzero(((abs(whole[1:]) > FARTHEST * sizes) | jumped) & (sizes > 0))
+        if len(far) and far[0] + 1 < n:
+            cut = int(far[0]) + 1
+            parts = self._encode(rows[:cut]), self._encode(rows[cut:])
+            return Encoded._make(np.concatenate(pair) for pair in zip(*parts, strict=True))
         path = np.concatenate([state["path"][:-1], whole])
         begun = np.maximum.accumulate(np.isfinite(filled[:, 0]))
         count = state["rows"][0] + np.cumsum(begun)  # rows of the target so far, this one included
@@ -142,9 +151,9 @@ class Encoder:
         newest = [newest[CHANGES - 1 - k :][:n] / unit * known for k in range(CHANGES)]
         net = np.clip(0.5 * np.stack([scores[0], *newest, *scores[1:]], axis=1), -NET, NET)
 
-        far, means = self._far(path, count, n)
+        means_back, means = self._far(path, count, n)
         seasons = [self._seasons(path, count, n, which) for which in range(2)]
-        old = np.concatenate([far, *seasons], axis=1) / (unit * h**0.5)[:, None]
+        old = np.concatenate([means_back, *seasons], axis=1) / (unit * h**0.5)[:, None]
         inputs = np.concatenate(
             [net, np.concatenate([lags, np.clip(old, -JUMP, JUMP)], axis=1) * known[:, None]], axis=1
         )
@@ -154,7 +163,24 @@ class Encoder:
         state |= {"last": filled[-1], "size": size.state, "centres": np.stack([centre.state for centre in centres])}
         state |= {"path": path[n:], "means": means, "origins": origins[n:], "anew": np.zeros(2, bool)}
         state["rows"] = np.array([count[-1], state["rows"][1]])
+        if len(far):
+            self._begin_path_anew(bool(jumped[-1]))
         return Encoded(inputs, learn, rows[:, 0].copy(), filled[:, 0], sizes * h**0.5, anew)
+
+    def _begin_path_anew(self, forget: bool) -> None:
+        """Count the path from its newest value on: so far from its start, changes would be lost in rounding. `forget`:
+        as if it had always been there, since how it came there says nothing."""
+        state = self.state
+        if forget:
+            state |= {"path": np.zeros_like(state["path"]), "means": np.zeros(len(FAR))}
+            state["centres"] = np.concatenate([Centre().state[None], state["centres"][1:]])
+            return
+        start = state["path"][-1]
+        state["path"] = state["path"] - start
+        state["origins"] = state["origins"] - np.array([start, 0.0])
+        state["means"] = state["means"] - start * np.array([end - near for near, end in FAR])
+        centre = state["centres"][0] - start * np.array([1, 0, 1, 0, *[1] * (state["centres"].shape[1] - 4)])
+        state["centres"] = np.concatenate([centre[None], state["centres"][1:]])
 
     def _far(self, path: np.ndarray, count: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Means of the path far back, minus its newest value, and the sums that they came from."""

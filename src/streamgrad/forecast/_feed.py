@@ -12,6 +12,7 @@ import numpy as np
 from ._columns import Columns, RowError, number
 
 if TYPE_CHECKING:
+    from ..data import Source
     from ._forecaster import Forecaster
 
 PORTION = 256  # rows that are learned in one call
@@ -50,77 +51,44 @@ def with_ahead(forecaster: Forecaster, batches: Iterable[np.ndarray]) -> Iterato
 
 def numbers(forecaster: Forecaster, rows: Any) -> Iterator[np.ndarray]:
     """Rows of numbers in the order of the forecaster's columns, from whatever holds rows."""
-    columns = forecaster.columns
-    if isinstance(rows, str | os.PathLike):
-        from ..data import open_source
-
-        rows = open_source(os.fspath(rows))
-    if hasattr(rows, "read") and hasattr(rows, "columns"):  # a source
-        convert = converters(columns)
-        yield from rows.read(columns.names, **({"convert": convert} if convert else {}))
-        return
-    if isinstance(rows, np.ndarray) and rows.dtype.names is None:
-        yield _array(forecaster, rows)
-        return
-    if isinstance(rows, Mapping):
-        rows = _mapping(rows, columns.names)
-    gathered: list[list[float]] = []
-    for row in rows:
-        gathered.append(columns.row(row))
-        if len(gathered) == PORTION:
-            yield np.array(gathered)
-            gathered = []
-    if gathered:
-        yield np.array(gathered)
+    source = opened(forecaster.columns, rows)
+    names = [str(name) for name in forecaster.columns.names]
+    source.check(names)
+    yield from source.read(names, convert=converters(forecaster.columns))
 
 
-def converters(columns: Columns) -> dict[Any, Callable[[str], float]]:
+def opened(columns: Columns, rows: Any) -> Source:
+    """Rows as a source. An array without names of its own has the columns' names, or theirs are its numbers."""
+    from ..data import Source, open_source
+
+    if isinstance(rows, Source):
+        return rows
+    if isinstance(rows, os.PathLike):
+        rows = os.fspath(rows)
+    names = None
+    if isinstance(rows, np.ndarray) and rows.dtype.names is None and not all(isinstance(n, int) for n in columns.names):
+        width = 1 if rows.ndim < 2 else rows.shape[1]
+        if width != len(columns.names):
+            raise RowError(
+                f"the array has {width} column{'s' * (width != 1)} without names, and {len(columns.names)} were "
+                f"expected ({', '.join(map(str, columns.names))}): name columns by number, as Forecaster(target=0), or give "
+                "these alone."
+            )
+        names = [str(name) for name in columns.names]
+    return open_source(rows, columns=names) if names else open_source(rows)
+
+
+def converters(columns: Columns) -> dict[str, Callable[[str], float]]:
     """What makes numbers of the texts of categories and times, by column."""
     kinds = zip(columns.names, columns.kinds, strict=True)
-    return {name: functools.partial(number, kind=kind, name=name) for name, kind in kinds if kind != "number"}
-
-
-def _mapping(table: Mapping[Any, Any], names: tuple) -> Iterator[dict[Any, Any]]:
-    """The rows of a mapping from names to columns."""
-    if lacking := [name for name in names if name not in table]:
-        raise RowError(f"there is no column {lacking[0]!r}; there are {', '.join(map(repr, list(table)[:10]))}.")
-    columns = [table[name] for name in names]
-    if len({len(column) for column in columns}) > 1:
-        raise RowError(f"the columns have different lengths: {', '.join(str(len(c)) for c in columns)}.")
-    return (dict(zip(names, row)) for row in zip(*columns))
-
-
-def _array(forecaster: Forecaster, rows: np.ndarray) -> np.ndarray:
-    """A two-dimensional array whose columns are known by number, or of which there are as many as names."""
-    names = forecaster.columns.names
-    if np.ma.isMaskedArray(rows):
-        rows = np.ma.filled(rows.astype(float), np.nan)  # type: ignore[attr-defined]
-    if rows.ndim == 1:
-        rows = rows[:, None]
-    if rows.ndim != 2 or rows.dtype.kind not in "fiub":
-        raise RowError(
-            f"an array of shape {rows.shape} and type {rows.dtype} cannot be learned from: numbers of shape "
-            "(rows, columns) were expected."
-        )
-    if all(isinstance(name, int) for name in names):
-        if (most := max(map(int, names))) >= rows.shape[1]:
-            raise RowError(f"there is no column {most}: the array has {rows.shape[1]} columns, from 0 on.")
-        rows = np.take(rows, np.array(names, int), axis=1)
-    elif rows.shape[1] != len(names):
-        raise RowError(
-            f"the array has {rows.shape[1]} columns without names, and {len(names)} were expected "
-            f"({', '.join(map(str, names))}): name columns by number, as Forecaster(target=0), or give these alone."
-        )
-    rows = rows.astype(float)
-    if (bad := abs(rows) > 1e100).any():
-        row, column = np.argwhere(bad)[0].tolist()
-        raise RowError(f"row {row}, column {names[column]!r}: {rows[row, column]} is infinite or too large to learn.")
-    return rows
+    return {str(name): functools.partial(number, kind=kind, name=name) for name, kind in kinds if kind != "number"}
 
 
 def csv_lines(columns: Mapping[str, np.ndarray]) -> str:
     """Rows as lines of CSV: numbers in the shortest form that gives the same double, nothing for NaN, 0 or 1 for
     truths."""
+    from ..data import shortest
+
     texts = []
     for values in columns.values():
         if values.dtype == bool:
@@ -128,9 +96,5 @@ def csv_lines(columns: Mapping[str, np.ndarray]) -> str:
         elif values.dtype.kind == "i":
             texts.append(list(map(str, values.tolist())))
         else:
-            texts.append(["" if value != value else _shortest(value) for value in values.tolist()])
+            texts.append(list(map(shortest, values.tolist())))
     return "".join(",".join(row) + "\n" for row in zip(*texts))
-
-
-def _shortest(value: float) -> str:
-    return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)

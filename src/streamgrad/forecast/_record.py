@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import checkpoint
-from ..data import Source, SourceError
+from ..data import Extremes, Source, SourceError
 from ._feed import PORTION, converters, with_ahead
 from ._forecaster import Forecaster, named_columns
 from ._journal import Journal
@@ -52,23 +52,24 @@ class Record:
         self.log_every, self.checkpoint_every, self.keep = log_every, checkpoint_every, keep
         self.config = {**forecaster.settings, "log_every": log_every}
         self.fingerprint = np.frombuffer(hashlib.sha256(b"rows").digest(), np.uint8)  # of the rows learned
+        self.extremes = Extremes([str(name) for name in forecaster.columns.names])
         self.first: float | None = None  # clock when the first forecast was made
         self.speed: float | None = None  # rows a second, the first portion (compiling) left out
         self._lengths: dict[str, int] | None = None
         self._saved_row = -1
         self._whole = True  # the parts of the state are all at the same row
-        self._read(0)  # refuses columns that are not there
+        source.check([str(name) for name in forecaster.columns.names])
 
     # What a checkpoint holds.
 
     def _state(self) -> dict[str, Any]:
-        return {**self.forecaster.state, "fingerprint": self.fingerprint}
+        return {**self.forecaster.state, "fingerprint": self.fingerprint, "extremes": self.extremes.state}
 
     def resume(self) -> checkpoint.Checkpoint:
         """Go on from the newest valid checkpoint. Raises `CheckpointError` where there is none."""
         saved = checkpoint.load(self.checkpoints, self._state(), config=self.config)
         self.forecaster.state = saved.tree
-        self.fingerprint = saved.tree["fingerprint"]
+        self.fingerprint, self.extremes.state = saved.tree["fingerprint"], saved.tree["extremes"]
         self._saved_row = saved.step
         self._lengths = saved.meta["lengths"]
         return saved
@@ -157,7 +158,7 @@ class Record:
             return
         nothing = lambda batch: np.empty((len(batch), 0))
         for batch in rows:
-            if getattr(self.source, "unfinished", False) and len(batch):
+            if self.source.unfinished and len(batch):
                 yield batch[:-1], nothing(batch[:-1]), batch[-1:]
             else:
                 yield batch, nothing(batch), None
@@ -165,10 +166,7 @@ class Record:
     def _read(self, start: int) -> Iterator[np.ndarray]:
         columns = self.forecaster.columns
         names = [str(name) for name in columns.names]
-        if hasattr(self.source, "check"):  # MERGE
-            self.source.check(names)
-        convert = converters(columns)
-        return self.source.read(names, start, **({"convert": convert} if convert else {}))
+        return self.source.read(names, start, convert=converters(columns))
 
     def _after(self) -> Iterator[np.ndarray]:
         """The rows after those that were learned, which must be the first ones of the source.
@@ -212,6 +210,7 @@ class Record:
             return
         self._whole, first = False, f.row
         self.fingerprint = np.frombuffer(_fingerprint(self.fingerprint.tobytes(), rows), np.uint8)
+        self.extremes(rows)
         columns: dict[str, np.ndarray] = {"row": np.arange(first, first + n)}
         for named in self._named(f.learn(rows, ahead)):
             columns |= named

@@ -15,6 +15,8 @@ EARLY = 16  # changes that are judged by their median
 SLOWEST = 1e-3  # weight of a row, once there are many
 CLIP = 10.0  # deviations, beyond which a value counts no more
 TRUSTED = 3  # changes before a size means anything
+RECENT = 64  # newest changes, by which a size that has become far too large is taken anew
+APART = 25.0  # times their ninth decile, beyond which it has
 
 
 class Size:
@@ -23,17 +25,25 @@ class Size:
         s² ← s² + w (min(d², 100 s²) - s²),   w = max(1/n, .001)
 
     A second size q, which errors of any magnitude move by at most a tenth a row, keeps s between q/3 and 100 q: so it
-    comes back from a wild start, too. What is cut off a change is owed, and the next change that would be cut pays it
-    first: a value that jumps away and back leaves no trace.
+    comes back from a wild start, too. Where s is more than 25 times the ninth decile of the newest 64 changes, it is
+    taken anew from these. What is cut off a change is owed, and the next change that would be cut pays it first: a value
+    that jumps away and back leaves no trace.
     """
 
     def __init__(self):
-        self.state = np.concatenate([np.zeros(4), np.full(EARLY, np.nan)])  # n, log q, s², owed, early changes
+        # n, log q, s², owed, early changes, newest changes
+        self.state = np.concatenate([np.zeros(4), np.full(EARLY + RECENT, np.nan)])
+
+    @property
+    def value(self) -> float:
+        """s; 0: not known yet."""
+        return math.sqrt(self.state[2]) if self.state[0] >= TRUSTED else 0.0
 
     def __call__(self, changes: Float[np.ndarray, " n"], limit: float) -> tuple[np.ndarray, np.ndarray]:
         """The changes, none larger than `limit` times the size before it, and the size after each; 0: none yet."""
         n, log, square, owed = self.state[:4].tolist()
-        early = [e for e in self.state[4:].tolist() if e == e]
+        early = [e for e in self.state[4 : 4 + EARLY].tolist() if e == e]
+        recent = [e for e in self.state[4 + EARLY :].tolist() if e == e]
         limited, sizes = [], []
         for d in changes.tolist():
             if d:
@@ -55,9 +65,18 @@ class Size:
                     q2 = math.exp(2 * log)
                     square += max(1 / n, SLOWEST) * (min(size * size, CLIP**2 * square) - square)
                     square = min(max(square, q2 / 9), 1e4 * q2)
+                recent.append(size)
+                if n % (RECENT // 4) == 0 and len(recent) >= RECENT:
+                    recent = recent[-RECENT:]
+                    newest = np.sort(recent)
+                    if square > (APART * newest[9 * RECENT // 10]) ** 2:
+                        square = float(np.mean(np.minimum(newest, CLIP * newest[RECENT // 2]) ** 2))
+                        log, owed = math.log(newest[RECENT // 2]), 0.0
             limited.append(d)
             sizes.append(math.sqrt(square) if n >= TRUSTED else 0.0)
-        self.state = np.array([n, log, square, owed, *early, *[math.nan] * (EARLY - len(early))])
+        recent, gap = recent[-RECENT:], [math.nan]
+        filled = [*early, *gap * (EARLY - len(early)), *recent, *gap * (RECENT - len(recent))]
+        self.state = np.array([n, log, square, owed, *filled])
         return np.array(limited), np.array(sizes)
 
 
