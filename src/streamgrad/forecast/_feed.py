@@ -71,8 +71,8 @@ def opened(columns: Columns, rows: Any) -> Source:
         if width != len(columns.names):
             raise RowError(
                 f"the array has {width} column{'s' * (width != 1)} without names, and {len(columns.names)} were "
-                f"expected ({', '.join(map(str, columns.names))}): name columns by number, as Forecaster(target=0), or give "
-                "these alone."
+                f"expected ({', '.join(map(str, columns.names))}): name columns by number, as Forecaster(target=0), or "
+                "give these alone."
             )
         names = [str(name) for name in columns.names]
     return open_source(rows, columns=names) if names else open_source(rows)

@@ -26,8 +26,8 @@ class Size:
 
     A second size q, which errors of any magnitude move by at most a tenth a row, keeps s between q/3 and 100 q: so it
     comes back from a wild start, too. Where s is more than 25 times the ninth decile of the newest 64 changes, it is
-    taken anew from these. What is cut off a change is owed, and the next change that would be cut pays it first: a value
-    that jumps away and back leaves no trace.
+    taken anew from these. What is cut off a change is owed, and the next change that would be cut pays it first: a
+    value that jumps away and back leaves no trace.
     """
 
     def __init__(self):
