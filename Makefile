@@ -5,7 +5,7 @@
 
 PYTHON  ?= python3
 WORKERS ?= 2
-OUT     ?= runs/seattle
+OUT     ?= runs/pedestrians
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet
@@ -16,8 +16,7 @@ help:
 	@sed -n '1,4s/^# //p' Makefile
 
 learn: .venv/.learn
-	$(BIN)/streamgrad learn seattle-temps --target temp --horizon 24 --period 24 \
-	    --out $(OUT) --overwrite
+	$(BIN)/streamgrad learn pedestrians --beside adam frozen --out $(OUT) --overwrite
 
 test: lint types docs tests
 

@@ -290,6 +290,25 @@ def test_readouts_that_share_a_covariance_are_least_squares():
         np.testing.assert_allclose(known.weight, w, atol=1e-9)
 
 
+def test_a_backtest_is_a_run_of_each_setting():
+    grid = {"target": "demand", "features": ("wind",), "horizon": H, "learner": "light", "period": [None, 24]}
+    found = sg.forecast.backtest(iter(_rows(TABLE)), grid)
+    assert {result["settings"]["period"] for result in found} == {None, 24}
+    (plain,) = (result for result in found if result["settings"]["period"] is None)
+    np.testing.assert_allclose(plain["nrmse"], _scores(TABLE)["nrmse"]["network"], rtol=1e-12)
+    assert found[0]["nrmse_half"] <= found[1]["nrmse_half"] and set(plain["coverage"]) == {0.8, 0.95}
+    with pytest.raises(ValueError, match="did you mean 'mixture'"):
+        sg.forecast.backtest(TABLE, {"target": "demand", "learner": ["light", "mixtur"]})
+    with pytest.raises(ValueError, match="no setting to try"):
+        sg.forecast.backtest(TABLE, [])
+
+
+def _scores(table):
+    forecaster = Forecaster("demand", **SMALL)
+    forecaster.run(table)
+    return forecaster.scores()
+
+
 REFUSED = {
     "target must": ({"target": ()}, "at least one column"),
     "twice": ({"target": "a", "features": ("b", "a")}, "column 'a' is named twice"),

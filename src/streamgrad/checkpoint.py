@@ -15,7 +15,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,7 +105,6 @@ def load(
     like: PyTree,
     *,
     config: Mapping[str, Any] | None = None,
-    added: Callable[[str], bool] = lambda name: False,
 ) -> Checkpoint:
     """Read a checkpoint into the structure of `like`, bit for bit.
 
@@ -115,7 +114,6 @@ def load(
     - `like`: a tree of the same structure, shapes and types, as fresh initialisation gives it. Its
       NumPy leaves come back as NumPy arrays, its JAX leaves as JAX arrays.
     - `config`: as for `save`.
-    - `added`: whether a leaf, by its name, is one that older checkpoints lack; then it stays as in `like`.
 
     Raises `CheckpointError` where no file is there or none is valid, or where the newest valid one
     is of another model or version.
@@ -136,7 +134,6 @@ def load(
             if len(files) > len(damaged):
                 warnings.warn(f"{message}; an older one is tried.", stacklevel=2)
             continue
-        head = _completed(head, like, added)
         _check(file, head, like, dict(config or {}))
         tree = _decode(tensors, head, like)
         return Checkpoint(tree, head["step"], head["meta"], file, tuple(damaged))
@@ -233,12 +230,6 @@ def _encode(tree: PyTree, step: int, meta: dict[str, Any], config: dict[str, Any
     data = to_bytes(tensors, {"streamgrad": text})
     digest = hashlib.sha256(data).hexdigest()
     return data.replace(_SEAL.format(_NO_DIGEST).encode(), _SEAL.format(digest).encode(), 1)
-
-
-def _completed(head: dict[str, Any], like: PyTree, added: Callable[[str], bool]) -> dict[str, Any]:
-    """The head of an older checkpoint with the leaves that were added since."""
-    names = [name for name in _leaves(like) if name not in head["kinds"] and added(name)]
-    return {**head, "kinds": {**head["kinds"], **{name: _kind(name, _leaves(like)[name]) for name in names}}}
 
 
 def _decode(tensors: dict[str, np.ndarray], head: dict[str, Any], like: PyTree) -> PyTree:

@@ -47,6 +47,8 @@ class Options:
     """Column of times (ISO 8601 or seconds): order and gaps are checked, calendar features made."""
     horizon: int = 1
     """Rows ahead to forecast."""
+    path: Annotated[int | None, tyro.conf.arg(metavar="ROWS")] = None
+    """Instead of one horizon: how many of the next rows are all forecast."""
     period: Annotated[int | None, tyro.conf.arg(metavar="ROWS")] = None
     """Rows in a season (24 for hourly rows). Without it, it is looked for, and no seasonal last
     value stands in the table; 0: likewise for a series that knows its own."""
@@ -168,6 +170,7 @@ def _record(options: Options, source: Source, targets: tuple[str, ...], period: 
             categorical=options.categorical,
             time=options.time,
             horizon=options.horizon,
+            path=options.path,
             period=period,
             levels=options.levels,
             learner=learner,

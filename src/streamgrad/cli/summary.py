@@ -25,6 +25,8 @@ def finish(record: Record, ending: str, predictions: str, first: float | None) -
     each = [found] if forecaster.alone else found
     for name, target, scores in zip(map(str, forecaster.columns.targets), forecaster.targets, each, strict=True):
         _table(console, record, name, target, scores)
+        if "steps" in scores:
+            _steps(console, scores)
         console.print(scores["verdict"], style="bold", highlight=False, soft_wrap=True)
         for line in _remarks(target, scores):
             console.print(line, highlight=False, soft_wrap=True)
@@ -57,8 +59,9 @@ def _table(console: Console, record: Record, name: str, target: Any, scores: dic
     from rich.table import Table
 
     forecaster = record.forecaster
-    ahead = f"{forecaster.horizon} row{'s' if forecaster.horizon > 1 else ''} ahead"
-    table = Table(title=f"{name} of {record.source.name}, {ahead}", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=f"{name} of {record.source.name}, {_ahead(forecaster)}", title_justify="left", box=box.SIMPLE_HEAD
+    )
     table.add_column("forecaster", no_wrap=True)
     for column in ("nRMSE", "2nd half", "MAE", "MASE", "median", *(["weight"] if target.own else [])):
         table.add_column(column, justify="right", no_wrap=True)
@@ -75,6 +78,27 @@ def _table(console: Console, record: Record, name: str, target: Any, scores: dic
             cells.append(f"[bold]{text}[/bold]" if error == lowest[part] else text)
         weight = [figures(scores["weights"][method], 2)] if own else [""] if target.own else []
         table.add_row(label, *cells, *weight)
+    console.print(table)
+
+
+def _ahead(forecaster: Any) -> str:
+    """How far ahead, in words."""
+    if forecaster.path is not None:
+        return f"the first of the next {forecaster.path} rows"
+    return f"{forecaster.horizon} row{'s' if forecaster.horizon > 1 else ''} ahead"
+
+
+def _steps(console: Console, scores: dict[str, Any]) -> None:
+    """Errors of the steps of a path."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title="Steps of the path: nRMSE of the second half", title_justify="left", box=box.SIMPLE_HEAD)
+    methods = list(next(iter(scores["steps"].values()))["nrmse"])
+    for column in ("step", *methods):
+        table.add_column(column, justify="right", no_wrap=True)
+    for step, found in scores["steps"].items():
+        table.add_row(str(step), *(figures(found["nrmse_half"][method]) for method in methods))
     console.print(table)
 
 
@@ -176,6 +200,6 @@ def _summary(record: Record, ending: str, found: Any) -> None:
 def _picture(record: Record) -> None:
     forecaster = record.forecaster
     temporary = record.folder / ".forecast.tmp.png"
-    title = f"{forecaster.columns.targets[0]} of {record.source.name}, {forecaster.horizon} ahead"
+    title = f"{forecaster.columns.targets[0]} of {record.source.name}, {_ahead(forecaster)}"
     forecaster.plot(temporary, title=title if forecaster.alone else record.source.name)
     os.replace(temporary, record.folder / "forecast.png")

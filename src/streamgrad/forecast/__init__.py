@@ -1,5 +1,6 @@
 """Forecast streams: a forecaster that learns from every row, with intervals and a measure of surprise."""
 
+from ._backtest import backtest as backtest
 from ._columns import RowError as RowError
 from ._forecaster import Forecast as Forecast, Forecaster as Forecaster, Forecasts as Forecasts
 from ._journal import JournalError as JournalError, plain as plain, to_parquet as to_parquet

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 PORTION = 256  # rows that are learned in one call
 
 
+class Held(dict[str, np.ndarray]):
+    """Columns of numbers as a forecaster reads them, kept to be learned from several times."""
+
+
 def portions(forecaster: Forecaster, rows: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows of numbers, and what is known in advance at each of them."""
     return with_ahead(forecaster, numbers(forecaster, rows))
@@ -51,6 +55,9 @@ def with_ahead(forecaster: Forecaster, batches: Iterable[np.ndarray]) -> Iterato
 
 def numbers(forecaster: Forecaster, rows: Any) -> Iterator[np.ndarray]:
     """Rows of numbers in the order of the forecaster's columns, from whatever holds rows."""
+    if isinstance(rows, Held):
+        yield np.stack([rows[str(name)] for name in forecaster.columns.names], axis=1)
+        return
     source = opened(forecaster.columns, rows)
     names = [str(name) for name in forecaster.columns.names]
     source.check(names)

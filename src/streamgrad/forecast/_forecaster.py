@@ -219,7 +219,8 @@ class Forecaster:
         A forecaster that was loaded goes on from what it knows."""
         if passes < 1:
             raise ValueError(f"passes must be at least 1, got {passes}.")
-        rows = rows if isinstance(rows, str | os.PathLike) else _kept(rows)
+        if passes > 1 and hasattr(rows, "__next__"):
+            rows = list(rows)  # an iterator can be read once
         for _ in range(passes - 1):
             self.run(rows)
             self.restart()
@@ -432,11 +433,6 @@ def _several(names: Names) -> tuple[str | int, ...]:
 
 def _none(forecaster: Forecaster) -> np.ndarray:
     return np.empty((0, len(forecaster.columns.names)))
-
-
-def _kept(rows: Any) -> Any:
-    """Rows that can be read more than once."""
-    return rows if hasattr(rows, "__len__") or hasattr(rows, "read") else list(rows)
 
 
 __all__ = ["FLOOR", "Forecast", "Forecaster", "Forecasts"]

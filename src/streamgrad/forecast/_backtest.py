@@ -1,0 +1,94 @@
+"""Several settings of a forecaster, each in one pass over the same rows."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ._feed import Held, converters, opened
+from ._forecaster import Forecaster
+
+
+def backtest(rows: Any, grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Run forecasters of several settings over the same rows, each in one pass, and give their scores, best first.
+
+        sg.forecast.backtest("demand.csv", {"target": "demand", "horizon": [1, 24], "learner": ["mixture", "light"]})
+
+    **Arguments:**
+
+    - `rows`: as `Forecaster.run` takes them; they are held in memory.
+    - `grid`: arguments of `Forecaster`, where a list has the values that are tried in turn (a tuple is one value), or
+      a list of such mappings.
+
+    Nothing is learned from a row before its forecast was made, so that every score is of forecasts of the future.
+    Settings that share a program (all but `horizon`, `path`, learners and numbers of columns) compile once.
+
+    A result has `settings` (what varies), `nrmse`, `nrmse_half` (of the second half), `mae`, `coverage` by level,
+    `seconds`, and `beside`: the nRMSE of the second half by method. Of several targets errors are geometric means.
+    Results are sorted by `nrmse_half` (`nrmse` where there are few rows).
+
+    Raises `ValueError` for settings that cannot be meant, before anything runs.
+    """
+    grids = [grid] if isinstance(grid, Mapping) else list(grid)
+    every: list[dict[str, Any]] = []
+    for one in grids:
+        varied = {name: value if isinstance(value, list) else [value] for name, value in one.items()}
+        every += [dict(zip(varied, values)) for values in itertools.product(*varied.values())]
+    if not every:
+        raise ValueError("backtest: there is no setting to try: give grid={'target': ...} at least.")
+    makers = [Forecaster(**settings) for settings in every]  # refuses what cannot be meant
+    names = {name for settings in every for name in settings}
+    same = {n for n in names if all(s.get(n, _NONE) == every[0].get(n, _NONE) for s in every)}
+    kept: dict[tuple, Held] = {}
+    found = []
+    for settings, forecaster in zip(every, makers, strict=True):
+        key = (forecaster.columns.names, forecaster.columns.kinds)
+        if key not in kept:
+            kept[key] = _held(forecaster, rows if not kept else _again(rows))
+        began = time.perf_counter()
+        forecaster.run(kept[key])
+        result = _result(forecaster, time.perf_counter() - began)
+        found.append({"settings": {n: v for n, v in settings.items() if n not in same or len(every) == 1}, **result})
+    return sorted(found, key=lambda r: next((r[k] for k in ("nrmse_half", "nrmse") if r[k] == r[k]), math.inf))
+
+
+_NONE = object()
+
+
+def _held(forecaster: Forecaster, rows: Any) -> Held:
+    """All rows as columns of numbers."""
+    source = opened(forecaster.columns, rows)
+    names = [str(name) for name in forecaster.columns.names]
+    source.check(names)
+    batches = [np.empty((0, len(names))), *source.read(names, convert=converters(forecaster.columns))]
+    return Held(dict(zip(names, np.concatenate(batches).T)))
+
+
+def _again(rows: Any) -> Any:
+    if iter(rows) is rows if hasattr(rows, "__iter__") else False:
+        raise ValueError("backtest: settings with other columns read the rows again, and an iterator can be read once.")
+    return rows
+
+
+def _result(forecaster: Forecaster, seconds: float) -> dict[str, Any]:
+    """Scores of one run, over all targets."""
+    scores = forecaster.scores()
+    each = [scores] if forecaster.alone else scores
+    mean = lambda part: math.exp(float(np.mean(np.log([s[part]["network"] for s in each]))))
+    levels = {
+        i["level"]: float(np.mean([s["intervals"][k]["coverage"] for s in each]))
+        for k, i in enumerate(each[0]["intervals"])
+    }
+    return {
+        "nrmse": mean("nrmse"),
+        "nrmse_half": mean("nrmse_half"),
+        "mae": mean("mae"),
+        "coverage": levels,
+        "seconds": seconds,
+        "beside": each[0]["nrmse_half"] if forecaster.alone else [s["nrmse_half"] for s in each],
+    }
