@@ -16,7 +16,9 @@ from .. import _cost
 from .._dtypes import trace_dtype
 from ..optimisers import recurrent_parameters
 from ._blocks import FORMS, Blocks, blocks as divided
-from ._filter import Covariance, correct, root
+from ._elimination import root
+from ._filter import Covariance, correct
+from ._low_rank import LowRank, kept
 
 Number = float | Array
 
@@ -40,12 +42,12 @@ def default_forgetting(model: Any) -> PyTree[float]:
 class KalmanState(eqx.Module):
     """What the filter knows: the covariance of the parameters and the noise of the outputs.
 
-    - `covariance`: for each size of block an array (blocks, size, size);
+    - `covariance`: for each size of block an array (blocks, size, size), or a `LowRank`;
     - `noise`: R of each output;
     - `forgetting`, `cap`: λ and the largest variance of each parameter, packed as `blocks` says.
     """
 
-    covariance: Covariance
+    covariance: Covariance | LowRank
     noise: Float[Array, " outputs"]
     forgetting: Float[Array, " parameters"]
     cap: Float[Array, " parameters"]
@@ -63,7 +65,8 @@ class Kalman(eqx.Module):
     is recursive least squares. A step of the full filter takes about 4 p² operations for p parameters.
 
     - `blocks`: which parameters have covariances: `"full"` all, `"layer"` those of a layer, `"unit"` those that
-      enter a unit or make an output (node-decoupled), `"diagonal"` none;
+      enter a unit or make an output (node-decoupled), `"diagonal"` none; an integer L: all, where P⁻¹ is a diagonal and
+      a part of rank L (LO-FI), in numbers and operations of the order L p and L² p;
     - `prior`: the variance of a parameter before the first step; `forgetting`: λ. Each is a number, or a function of
       the model that gives a pytree of numbers like its trained leaves;
     - `cap`: the largest variance, in priors: forgetting without excitation goes no further;
@@ -77,7 +80,8 @@ class Kalman(eqx.Module):
     Raises `ValueError` for numbers out of range and unknown blocks; `init` raises `TypeError` for leaves that an
     algorithm learns itself (DNI, KeRNL).
 
-    Reference: Puskorius & Feldkamp, 1994 (blocks by unit); Ollivier, 2018 (1703.00209).
+    Reference: Puskorius & Feldkamp, 1994 (blocks by unit); Ollivier, 2018 (1703.00209);
+    Chang et al., 2023 (2305.19535; low rank).
     """
 
     prior: Number | PerParameter
@@ -88,7 +92,7 @@ class Kalman(eqx.Module):
     noise_decay: Number
     noise_floor: Number
     horizon: Number
-    blocks: str = eqx.field(static=True)
+    blocks: str | int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -103,12 +107,8 @@ class Kalman(eqx.Module):
         noise_floor: Any = 1e-3,
         horizon: Any = 1,
     ):
-        if isinstance(blocks, int) and not isinstance(blocks, bool):
-            raise ValueError(
-                f"Kalman(blocks={blocks}): a diagonal with a part of low rank is not there yet; choose one of {FORMS}."
-            )
-        if blocks not in FORMS:
-            raise ValueError(f"Kalman: blocks is one of {FORMS}, got {blocks!r}.")
+        if blocks not in FORMS and not (type(blocks) is int and blocks > 0):
+            raise ValueError(f"Kalman: blocks is one of {FORMS}, or an integer rank >= 1, got {blocks!r}.")
         self.blocks = blocks
         self.prior = _number("prior", prior, 0, math.inf)
         self.forgetting = _number("forgetting", forgetting, 0, 1.0)
@@ -121,7 +121,7 @@ class Kalman(eqx.Module):
 
     def init(self, trained: PyTree[Array], model: Any, *, outputs: int = 1) -> KalmanState:
         """The state before the first step. `outputs`: how many numbers have a noise of their own."""
-        form = divided(trained, model, self.blocks)
+        form = divided(trained, model, "full" if isinstance(self.blocks, int) else self.blocks)
         dtype = trace_dtype(jnp.result_type(*jax.tree.leaves(trained)))
 
         def each(value, name):
@@ -130,16 +130,22 @@ class Kalman(eqx.Module):
             return jnp.full(form.parameters, jnp.asarray(value, dtype))
 
         prior = each(self.prior, "prior")
-        ends = np.cumsum([members.size for members in form.classes])[:-1]
         return KalmanState(
-            covariance=tuple(
-                part.reshape(members.shape)[:, :, None] * jnp.eye(members.shape[1], dtype=dtype)[None]
-                for part, members in zip(jnp.split(prior, ends), form.classes, strict=True)
-            ),
+            covariance=self._start(prior, form),
             noise=jnp.full(outputs, jnp.asarray(self.noise, dtype)),
             forgetting=each(self.forgetting, "forgetting"),
             cap=prior * jnp.asarray(self.cap, dtype),
             blocks=form,
+        )
+
+    def _start(self, prior, form):
+        """P of these variances and nothing else."""
+        if isinstance(self.blocks, int):
+            return LowRank(prior, jnp.zeros((min(self.blocks, form.parameters), form.parameters), prior.dtype))
+        ends = np.cumsum([members.size for members in form.classes])[:-1]
+        return tuple(
+            part.reshape(members.shape)[:, :, None] * jnp.eye(members.shape[1], dtype=prior.dtype)[None]
+            for part, members in zip(jnp.split(prior, ends), form.classes, strict=True)
         )
 
     def sensitivity(self, pull: Callable[[Array], tuple[PyTree]], y: Float[Array, " outputs"]) -> PyTree[Array]:
@@ -206,9 +212,7 @@ class Kalman(eqx.Module):
         """The state of a model that has grown: what is known of parameters of the same path stays, new ones get
         the prior. Parameters that are no longer trained are forgotten."""
         fresh = self.init(trained, model, outputs=len(state.noise))
-        entries = jnp.concatenate([p.ravel() for p in state.covariance])
-        taken = lambda new, source: jnp.where(source < 0, new, entries[source])
-        covariance = tuple(map(taken, fresh.covariance, fresh.blocks.sources(state.blocks)))
+        covariance = _carried(fresh, state)
         return KalmanState(covariance, state.noise, fresh.forgetting, fresh.cap, fresh.blocks)
 
     def bytes(self, trained: PyTree[Array], model: Any, *, outputs: int = 1) -> int:
@@ -223,6 +227,28 @@ class Kalman(eqx.Module):
         count = outputs * streams
         rows = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), trained)
         return _cost.flops(self, state, trained, rows, jnp.zeros(count, state.noise.dtype), jnp.ones(count, bool))
+
+
+def _carried(fresh: KalmanState, state: KalmanState) -> Covariance | LowRank:
+    """What is known of the parameters of a fresh state that an older one has too."""
+    new, old = fresh.covariance, state.covariance
+    if isinstance(new, LowRank) != isinstance(old, LowRank):
+        raise ValueError("Kalman: the state is of another form of blocks: grow it by the filter that made it.")
+    if not (isinstance(new, LowRank) and isinstance(old, LowRank)):
+        entries = jnp.concatenate([p.ravel() for p in old])
+        taken = lambda new, source: jnp.where(source < 0, new, entries[source])
+        return tuple(map(taken, new, fresh.blocks.sources(state.blocks)))
+    known = fresh.blocks.before(state.blocks)
+    there = np.flatnonzero(known >= 0)
+    part = kept(old, known[there])
+    rank = min(len(new.factor), len(part.factor))
+    if rank < len(part.factor):
+        raise ValueError(
+            f"Kalman: a state of rank {len(part.factor)} does not fit into {len(new.factor)} directions: grow it by "
+            "the filter that made it."
+        )
+    factor = new.factor.at[:rank, there].set(part.factor)
+    return LowRank(new.variance.at[there].set(part.variance), factor)
 
 
 def _root(fisher, count):
