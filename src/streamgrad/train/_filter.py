@@ -50,9 +50,12 @@ def correct(
 
     Rows that are not given or not finite count as if they were not there; without any row nothing changes. `error` is
     clipped at `clip` √S_jj. `root`: None, or B of the Fisher matrix F = B Bᵀ of an exponential family whose natural
-    parameters are the outputs; then `error` is T(y) - E[T], is not clipped, and `noise` is not used:
+    parameters are the outputs; then `error` is T(y) - E[T], and `noise` is not used:
 
         θ ← θ + P Hᵀ (I + F H P Hᵀ)⁻¹ e      P ← P - P Hᵀ (I + F H P Hᵀ)⁻¹ F H P
+
+    An error is then no number of standard deviations (a rare event is always many): the change is shortened so that it
+    moves no output by more than 2 `clip`, odds and rates by a factor of 400.
     """
     used = given & jnp.isfinite(error) & jnp.isfinite(sensitivity).all(-1)
     sensitivity = jnp.where(used[:, None], sensitivity, 0)
@@ -73,6 +76,8 @@ def correct(
         both = root.T @ jnp.c_[product, inner @ error]
         white = whiten(root.T @ inner @ root + jnp.diag(identity), both, identity)
         change = error @ product - white[:, -1] @ white[:, :-1]
+        moves = jnp.max(jnp.abs(sensitivity @ change), initial=0, where=used)
+        change = change * jnp.minimum(1, 2 * clip / jnp.where(moves > 0, moves, 1))
     learned = used.any()
     if isinstance(covariance, LowRank):
         sensitivity = jnp.where(used[:, None], sensitivity, 0)

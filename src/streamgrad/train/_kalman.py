@@ -161,6 +161,7 @@ class Kalman(eqx.Module):
         given: Bool[Array, " rows"],
         *,
         fisher: Float[Array, ...] | None = None,
+        weight: Float[Array, " rows"] | None = None,
     ) -> tuple[KalmanState, PyTree[Array]]:
         r"""The state and the parameters after a step.
 
@@ -168,7 +169,9 @@ class Kalman(eqx.Module):
         - `error`: y - ŷ of each row; `given`: whether there is one;
         - `fisher`: for a loss of an exponential family whose natural parameter is ŷ (logits): its Fisher matrix, of
           all rows (rows, rows) or of each stream (streams, outputs, outputs), which may be singular. `error` is then
-          T(y) - E[T], minus the gradient of the loss by ŷ. This is the online natural gradient.
+          T(y) - E[T], minus the gradient of the loss by ŷ. This is the online natural gradient, in steps that move no
+          output by more than 2 `clip`;
+        - `weight`: the share of the information of each row, in (0, 1]: its noise is R over that.
         """
         state.blocks.check(trained)
         dtype = state.noise.dtype
@@ -182,30 +185,36 @@ class Kalman(eqx.Module):
                 f"{len(state.noise)} outputs do not fit: give a row for each error, and init(..., outputs=) "
                 "that divides them."
             )
+        noise = jnp.tile(state.noise * jnp.sqrt(number(self.horizon)), repeats)
+        given = given & jnp.isfinite(error)
         covariance, change, used = correct(
             state.covariance,
             sensitivity,
             error,
             given,
-            jnp.tile(state.noise * jnp.sqrt(number(self.horizon)), repeats),
+            noise if weight is None else noise / weight.astype(dtype),
             state.forgetting,
             state.cap,
             clip=number(self.clip),
-            root=None if fisher is None else _root(fisher.astype(dtype), len(error)),
+            root=None if fisher is None else _root(fisher.astype(dtype), given),
         )
-        noise = state.noise if fisher is not None else self._noise(state.noise, error, used)
+        if fisher is None:
+            square = error * error if weight is None else error * (error * weight.astype(dtype))
+            noise = self._noise(state.noise, square, used)
+        else:
+            noise = state.noise
         state = KalmanState(covariance, noise, state.forgetting, state.cap, state.blocks)
         return state, state.blocks.added(trained, change)
 
-    def _noise(self, noise, error, used):
-        """R after the errors of a step, the mean over streams of each output."""
+    def _noise(self, noise, square, used):
+        """R after the squared errors of a step, the mean over streams of each output."""
         number = lambda value: jnp.asarray(value, noise.dtype)
         decay, floor, largest = number(self.noise_decay), number(self.noise_floor), jnp.finfo(noise.dtype).max
-        error, used = error.reshape(-1, len(noise)), used.reshape(-1, len(noise))
+        square, used = square.reshape(-1, len(noise)), used.reshape(-1, len(noise))
         limit = jnp.minimum(number(self.clip) ** 2 * noise + floor, largest)
-        square = jnp.sum(jnp.where(used, jnp.minimum(error * error, limit), 0), 0)
+        total = jnp.sum(jnp.where(used, jnp.minimum(square, limit), 0), 0)
         count = used.sum(0)
-        mean = square / jnp.maximum(count, 1).astype(noise.dtype)
+        mean = total / jnp.maximum(count, 1).astype(noise.dtype)
         return jnp.where(count > 0, jnp.maximum(decay * noise + (1 - decay) * mean, floor), noise)
 
     def grow(self, state: KalmanState, trained: PyTree[Array], model: Any) -> KalmanState:
@@ -251,8 +260,12 @@ def _carried(fresh: KalmanState, state: KalmanState) -> Covariance | LowRank:
     return LowRank(new.variance.at[there].set(part.variance), factor)
 
 
-def _root(fisher, count):
-    """B of F = B Bᵀ for all rows, from the Fisher matrix of all of them or of each stream."""
+def _root(fisher, given):
+    """B of F = B Bᵀ for all rows, from the Fisher matrix of all of them or of each stream, without rows that are not
+    given."""
+    count = len(given)
+    given = given.reshape(fisher.shape[:-1])
+    fisher = jnp.where(given[..., :, None] & given[..., None, :], fisher, 0)
     if fisher.ndim == 2:
         return root(fisher)
     streams, outputs, _ = fisher.shape

@@ -77,14 +77,15 @@ class Filter(Update):
             change = lambda old, new: old - by_row(finding.discount, new).astype(new.dtype) * new
             rows, state = jax.tree.map(change, state.before, rows), state._replace(before=rows)
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[lead + 1 :]), rows)
-        error, given, fisher = finding.error.ravel(), finding.given.ravel(), finding.fisher
+        error, given = finding.error.ravel(), finding.given.ravel()
+        kind = {"fisher": finding.fisher, "weight": None if finding.weight is None else finding.weight.ravel()}
         sound = guard.sound(error.sum(), evidence.given, flat)
         given = given & sound
         if self.every == 1:
-            kalman, trained = self.kalman(state.kalman, trained, flat, error, given, fisher=fisher)
+            kalman, trained = self.kalman(state.kalman, trained, flat, error, given, **kind)
             return state._replace(kalman=kalman), trained, sound
         error = error - _times(flat, state.moved).astype(error.dtype)
-        kalman, moved = self.kalman(state.kalman, state.moved, flat, error, given, fisher=fisher)
+        kalman, moved = self.kalman(state.kalman, state.moved, flat, error, given, **kind)
         still = lambda both: both
         move = lambda both: (jax.tree.map(jnp.zeros_like, both[0]), jax.tree.map(jnp.add, both[1], both[0]))
         moved, trained = jax.lax.cond(jnp.asarray(evidence.due), move, still, (moved, trained))
