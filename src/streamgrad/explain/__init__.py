@@ -210,7 +210,8 @@ def _cell_text(cell) -> str:
 
 
 def _algorithm_text(algorithm) -> str:
-    """Its name and the numbers that it was given."""
-    given = {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm) if field.repr}
-    numbers = ", ".join(f"{name}={value}" for name, value in given.items() if isinstance(value, int | float))
+    """Its name, the numbers that it was given, and words other than its defaults."""
+    given = {field: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm) if field.repr}
+    told = lambda field, value: isinstance(value, int | float) or (isinstance(value, str) and value != field.default)
+    numbers = ", ".join(f"{field.name}={value!r}" for field, value in given.items() if told(field, value))
     return type(algorithm).__name__ + (f"({numbers})" if numbers else "")
