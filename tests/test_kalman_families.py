@@ -178,7 +178,7 @@ def test_outliers_do_not_carry_huber_away():
 
 
 def test_refusals_name_the_losses():
-    with pytest.raises(TypeError, match=r"mse, .*cross_entropy, .*binary_cross_entropy, .*poisson, sg.losses.huber, got"):
+    with pytest.raises(
+        TypeError, match=r"mse, .*cross_entropy, .*binary_cross_entropy, .*poisson, sg.losses.huber, got"
+    ):
         sg.Learner(readout(1), sg.Kalman(), loss=sg.losses.mae)
-
-

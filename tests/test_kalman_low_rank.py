@@ -127,7 +127,9 @@ def test_grows_by_path():
 def test_a_learner_takes_it_and_a_prior_of_zero_stays():
     """A parameter without variance does not move; a step that is not finite changes nothing."""
     model = gru(0, 3, 2)
-    fixed = lambda model: jax.tree.map(lambda inside: 0.0 if inside else 0.03, sg.optimisers.recurrent_parameters(model))
+    fixed = lambda model: jax.tree.map(
+        lambda inside: 0.0 if inside else 0.03, sg.optimisers.recurrent_parameters(model)
+    )
     learner = sg.Learner(model, Kalman(3, prior=fixed), loss=sg.losses.mse)
     rng = np.random.default_rng(0)
     xs, ys = rng.normal(size=(40, 3)), rng.normal(size=(40, 2))

@@ -1,16 +1,16 @@
 r"""Memory tasks learned by the Kalman filter and by Adam, on the same net with the same gradient.
 
-- copy: one random bit ±1 a step, target the bit of 8 steps ago; xor: the product of this bit and the one of 4 steps ago.
-  GRU of 12 units and a linear readout, 24,000 steps, squared error; under RTRL, and under SnAp-1 with the present step
-  as kept and in full (`present="full"`), where the bias binds;
-- trace: trace patterning (`sg.tasks`), 60,000 steps, temporal differences with γ = .9: 8 LSTM columns under SnAp-1, which
-  is exact there. Adam with λ = .9, the filter with λ = 0 (Kalman temporal differences). The error is that against the
-  true return; that of predicting 0 and of the best prediction stand beside it;
+- copy: one random bit ±1 a step, target the bit of 8 steps ago; xor: the product of this bit and the one of 4 steps
+  ago. GRU of 12 units and a linear readout, 24,000 steps, squared error; under RTRL, and under SnAp-1 with the present
+  step as kept and in full (`present="full"`), where the bias binds;
+- trace: trace patterning (`sg.tasks`), 60,000 steps, temporal differences with γ = .9: 8 LSTM columns under SnAp-1,
+  which is exact there. Adam with λ = .9, the filter with λ = 0 (Kalman temporal differences). The error is that against
+  the true return; that of predicting 0 and of the best prediction stand beside it;
 - digits: the digits of scikit-learn one after another, a pixel a step, without end; the label comes with a digit's last
   pixel, after the answer. RTU of 16 units under SnAp-1 (exact), cross-entropy, 6,000 digits; accuracy of the answers.
 
 Each learner's one number (Adam's rate, the filter's prior; λ .9999) is chosen by two seeds that are not scored, by the
-mean error of the first half of the stream: from three values, and while the best of them is the last of the list, one
+mean error of the whole stream: from three values, and while the best of them is the last of the list, one
 more at that end, the same rule for all. Then three other seeds: errors, the sample from which the running mean reaches
 each level, and the processor's seconds until then, without compilation.
 
@@ -162,7 +162,7 @@ def row(task: str, name: str, algorithm: str) -> dict[str, Any]:
     """Tune, run, and say what was found."""
     found, (update, numbers) = TASKS[task], LEARNERS[name]
     errors = jax.jit(functools.partial(found.errors, update, ALGORITHMS[algorithm]))
-    half, tuning = found.samples // 2, {}
+    tuning: dict[float, float] = {}
 
     def run(number, seed):
         stream = jax.tree.map(jnp.asarray, found.stream(seed))
@@ -171,7 +171,7 @@ def row(task: str, name: str, algorithm: str) -> dict[str, Any]:
 
     def tried(number):
         number = float(f"{number:.3g}")
-        mean = np.mean([run(number, seed)[0][:half].mean() for seed in TUNING])
+        mean = np.mean([run(number, seed)[0].mean() for seed in TUNING])
         tuning[number] = float(mean) if np.isfinite(mean) else float("inf")
 
     for number in numbers:
@@ -187,7 +187,7 @@ def row(task: str, name: str, algorithm: str) -> dict[str, Any]:
             below = np.flatnonzero(running <= level)
             samples = int(below[0]) + found.mean if len(below) else None
             reached[str(level)] = [samples, None if samples is None else round(seconds * samples / len(error), 2)]
-        ends = {str(end): float(error[end - found.mean : end].mean()) for end in (half, found.samples)}
+        ends = {str(end): float(error[end - found.mean : end].mean()) for end in (found.samples // 2, found.samples)}
         runs.append({"seed": seed, "error": ends, "reached": reached, "cpu_seconds": round(seconds, 2)})
     case = {"task": task, "learner": name, "algorithm": algorithm}
     floors = of_returns() if task == "trace" else found.floors

@@ -4,8 +4,9 @@ A stream of many steps with ten gaps of constant rows. Every 10,000 steps the co
 must be finite, symmetric to the bit, and its correlations must have no eigenvalue below 0. S, without the filter's own
 guard, must never fall below R's floor.
 
-- a linear readout of 48 lags (49 parameters): the library's filter, full and of rank 10, the same without the enlarged diagonal (`plain`),
-  and Potter's square root of P (`root`), whose P is positive by construction: its eigenvalues are those of A Aᵀ;
+- a linear readout of 48 lags (49 parameters): the library's filter, full and of rank 10, the full one without the
+  enlarged diagonal (`plain`), and Potter's square root of P (`root`), whose P is positive by construction: its
+  eigenvalues are those of A Aᵀ;
 - a network of 8 LSTM columns (137 parameters) under SnAp-1: the library's filter with each form of blocks. A carry that
   is no longer finite starts anew, as in a learner; how often is shown.
 

@@ -72,7 +72,7 @@ STEEPEST = 30.0
 def poisson(log_rate: Float[Array, "*shape"], target: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Mean negative log-likelihood in nats of independent counts whose mean is exp(prediction), without log(count!).
 
-    To the `Learner` a NaN or a negative integer is a missing count. Beyond a prediction of 30 the exponential goes on as
-    a straight line."""
+    To the `Learner` a NaN or a negative integer is a missing count. Beyond a prediction of 30 the exponential goes on
+    as a straight line."""
     bent = jnp.minimum(log_rate, STEEPEST)
     return jnp.exp(bent) * (1 + log_rate - bent) - target.astype(log_rate.dtype) * log_rate

@@ -39,8 +39,8 @@ class SnAp(Structured):
       at the price of one step's backward pass and of the old trace, which stays until then: what a parameter did to its
       own units one step ago now counts for all units that read them.
 
-    Raises `ValueError` for n < 1, another `present` and, when bound, for names that the core does not have; `TypeError` for a core that
-    cannot be linearised or, with `only`, is not made of drives.
+    Raises `ValueError` for n < 1, another `present` and, when bound, for names that the core does not have; `TypeError`
+    for a core that cannot be linearised or, with `only`, is not made of drives.
 
     Reference: Menick et al., A practical sparse approximation for real time recurrent learning, 2020
     (2006.07232).

@@ -112,7 +112,7 @@ class Blocks:
         return known
 
     def sources(self, old: Blocks) -> tuple[np.ndarray, ...]:
-        """For each entry of the new arrays of blocks, its place among all entries of the old ones; -1 where it is new."""
+        """For each entry of the new arrays of blocks, its place among those of the old ones; -1 where it is new."""
         known = self.before(old)
         block, column, row, first = (np.empty(old.parameters, int) for _ in range(4))
         offset = total = 0

@@ -15,14 +15,14 @@ from .. import losses
 class Errors(NamedTuple):
     """What a target says of the outputs.
 
-    - `error`: y* - y of a Gaussian, T(y*) - E[T] of another exponential family whose natural parameters are the outputs;
+    - `error`: y* - y of a Gaussian, T(y*) - E[T] of an exponential family whose natural parameters are the outputs;
     - `given`: which entries there are;
     - `fisher`: the family's Fisher matrix; None for a Gaussian, whose noise the filter estimates;
     - `weight`: the share of the information that a Gaussian error has by its size; None for all of it.
     """
 
-    error: Float[Array, "..."]
-    given: Bool[Array, "..."]
+    error: Float[Array, ...]
+    given: Bool[Array, ...]
     fisher: Any = None
     weight: Any = None
 

@@ -18,7 +18,7 @@ from ..optimisers import recurrent_parameters
 from ._blocks import FORMS, Blocks, blocks as divided
 from ._elimination import root
 from ._filter import Covariance, correct
-from ._low_rank import LowRank, kept
+from ._low_rank import LowRank, carried
 
 Number = float | Array
 
@@ -52,6 +52,27 @@ class KalmanState(eqx.Module):
     forgetting: Float[Array, " parameters"]
     cap: Float[Array, " parameters"]
     blocks: Blocks = eqx.field(static=True)
+
+    @property
+    def parts(self) -> tuple[tuple[int, int], ...]:
+        """Blocks of the covariance: how many, of how many parameters."""
+        return tuple(members.shape for members in self.blocks.classes)
+
+    @property
+    def numbers(self) -> int:
+        """Numbers that say the covariance."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.covariance))
+
+    def multiply_adds(self, rows: int) -> int:
+        """Multiply-adds of a step with so many rows of sensitivities, without the pullbacks that give them."""
+        p, r, found = self.blocks.parameters, rows, self.covariance
+        if isinstance(found, LowRank):
+            rank = len(found.factor)
+            both = rank + r
+            products = 3 * rank**2 + 2 * both**2 + 2 * rank * r + r**2
+            return products * p + 9 * both**3  # eigenvectors of L + r rows
+        # H P and Vᵀ V, C (.) C, S, and its root.
+        return (2 * r + 2) * sum(block.size for block in found) + (r**2 + r**2 * (r > 1)) * p
 
 
 class Kalman(eqx.Module):
@@ -221,7 +242,15 @@ class Kalman(eqx.Module):
         """The state of a model that has grown: what is known of parameters of the same path stays, new ones get
         the prior. Parameters that are no longer trained are forgotten."""
         fresh = self.init(trained, model, outputs=len(state.noise))
-        covariance = _carried(fresh, state)
+        new, old = fresh.covariance, state.covariance
+        if isinstance(new, LowRank) and isinstance(old, LowRank):
+            covariance = carried(new, old, fresh.blocks.before(state.blocks))
+        elif isinstance(new, tuple) and isinstance(old, tuple):
+            entries = jnp.concatenate([p.ravel() for p in old])
+            taken = lambda new, source: jnp.where(source < 0, new, entries[source])
+            covariance = tuple(map(taken, new, fresh.blocks.sources(state.blocks)))
+        else:
+            raise ValueError("Kalman: the state is of another form of blocks: grow it by the filter that made it.")
         return KalmanState(covariance, state.noise, fresh.forgetting, fresh.cap, fresh.blocks)
 
     def bytes(self, trained: PyTree[Array], model: Any, *, outputs: int = 1) -> int:
@@ -236,28 +265,6 @@ class Kalman(eqx.Module):
         count = outputs * streams
         rows = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), trained)
         return _cost.flops(self, state, trained, rows, jnp.zeros(count, state.noise.dtype), jnp.ones(count, bool))
-
-
-def _carried(fresh: KalmanState, state: KalmanState) -> Covariance | LowRank:
-    """What is known of the parameters of a fresh state that an older one has too."""
-    new, old = fresh.covariance, state.covariance
-    if isinstance(new, LowRank) != isinstance(old, LowRank):
-        raise ValueError("Kalman: the state is of another form of blocks: grow it by the filter that made it.")
-    if not (isinstance(new, LowRank) and isinstance(old, LowRank)):
-        entries = jnp.concatenate([p.ravel() for p in old])
-        taken = lambda new, source: jnp.where(source < 0, new, entries[source])
-        return tuple(map(taken, new, fresh.blocks.sources(state.blocks)))
-    known = fresh.blocks.before(state.blocks)
-    there = np.flatnonzero(known >= 0)
-    part = kept(old, known[there])
-    rank = min(len(new.factor), len(part.factor))
-    if rank < len(part.factor):
-        raise ValueError(
-            f"Kalman: a state of rank {len(part.factor)} does not fit into {len(new.factor)} directions: grow it by "
-            "the filter that made it."
-        )
-    factor = new.factor.at[:rank, there].set(part.factor)
-    return LowRank(new.variance.at[there].set(part.variance), factor)
 
 
 def _root(fisher, given):

@@ -20,7 +20,7 @@ from __future__ import annotations
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float
 
 from ..algorithms._decompositions import eigh
 from ._elimination import whiten
@@ -74,6 +74,19 @@ def informed(
 
 #: The share of a parameter's information at its largest variance that stays in D, in roots of the unit of rounding.
 LEAST = 30
+
+
+def carried(fresh: LowRank, old: LowRank, known: np.ndarray) -> LowRank:
+    """What an older covariance knows of the parameters of a fresh one; `known`: their numbers in it, -1 for new ones."""
+    there = np.flatnonzero(known >= 0)
+    part, rank = kept(old, known[there]), len(old.factor)
+    if rank > len(fresh.factor):
+        raise ValueError(
+            f"Kalman: a state of rank {rank} does not fit into {len(fresh.factor)} directions: grow it by the filter "
+            "that made it."
+        )
+    variance = fresh.variance.at[there].set(part.variance)
+    return LowRank(variance, fresh.factor.at[:rank, there].set(part.factor))
 
 
 def kept(covariance: LowRank, places: np.ndarray) -> LowRank:

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 from .._growth import overlaid
 from ..readout import Readout
 from ._kalman import Kalman, KalmanState
-from ._update import Update
+from ._update import Price, Update
 
 
 class FilterState(NamedTuple):
@@ -50,6 +50,12 @@ class Filter(Update):
     def init(self, trained, lead):
         del lead
         return FilterState((), jax.tree.map(jnp.zeros_like, trained) if self.every > 1 else ())
+
+    def price(self, state, streams=1):
+        kalman = state.kalman
+        rows = len(kalman.noise) * streams
+        name = f"Kalman(blocks={self.kalman.blocks!r})"
+        return Price(name, kalman.parts, kalman.numbers, kalman.multiply_adds(rows), rows)
 
     def is_sized(self, state):
         return state.kalman != ()
