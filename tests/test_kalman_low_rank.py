@@ -72,7 +72,7 @@ def test_keeps_all_where_the_rows_span_few_directions():
 def test_an_exponential_family_is_the_natural_gradient(m):
     """A Fisher matrix (of softmax a singular one), at full rank against the information form."""
     p, lam, prior = 9, 0.98, 0.5
-    filter_ = Kalman(p, prior=prior, forgetting=lam, cap=float("inf"))
+    filter_ = Kalman(p, prior=prior, forgetting=lam, cap=float("inf"), clip=float("inf"))
     theta = weights(p)
     state = filter_.init(theta, theta, outputs=m)
     rows = lambda h: type(theta)(h[:, :4].reshape(m, 2, 2), h[:, 4:])

@@ -77,7 +77,7 @@ LEAST = 30
 
 
 def carried(fresh: LowRank, old: LowRank, known: np.ndarray) -> LowRank:
-    """What an older covariance knows of the parameters of a fresh one; `known`: their numbers in it, -1 for new ones."""
+    """What an old covariance knows of the parameters of a fresh one; `known`: their numbers in it, -1 for new ones."""
     there = np.flatnonzero(known >= 0)
     part, rank = kept(old, known[there]), len(old.factor)
     if rank > len(fresh.factor):
