@@ -18,13 +18,15 @@ class Errors(NamedTuple):
     - `error`: y* - y of a Gaussian, T(y*) - E[T] of an exponential family whose natural parameters are the outputs;
     - `given`: which entries there are;
     - `fisher`: the family's Fisher matrix; None for a Gaussian, whose noise the filter estimates;
-    - `weight`: the share of the information that a Gaussian error has by its size; None for all of it.
+    - `weight`: the share of the information that a Gaussian error has by its size; None for all of it;
+    - `reach`: how far an output may move in a step; None for no bound.
     """
 
     error: Float[Array, ...]
     given: Bool[Array, ...]
     fisher: Any = None
     weight: Any = None
+    reach: Any = None
 
 
 #: (prediction, target) -> Errors.
@@ -59,9 +61,12 @@ def bernoulli(logits: Array, target: Array) -> Errors:
 
 
 def counts(log_rate: Array, target: Array) -> Errors:
-    """Poisson, of independent counts: mean and variance are exp of the outputs."""
+    """Poisson, of independent counts: mean and variance are exp of the outputs.
+
+    A count far above its rate would carry the output far beyond it, as the exponential bends: no step changes a rate by
+    more than a factor of e⁶ = 400."""
     rate = jnp.exp(jnp.minimum(log_rate, losses.STEEPEST))
-    return _independent(rate, rate, target)
+    return _independent(rate, rate, target)._replace(reach=jnp.full_like(rate, 6))
 
 
 def _independent(mean, variance, target):

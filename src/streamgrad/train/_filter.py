@@ -45,6 +45,7 @@ def correct(
     *,
     clip: Array,
     root: Float[Array, "rows rows"] | None = None,
+    reach: Float[Array, " rows"] | None = None,
 ) -> tuple[Any, Float[Array, " parameters"], Bool[Array, " rows"]]:
     r"""The covariance after a step, the change of the parameters, and which rows were used.
 
@@ -54,8 +55,8 @@ def correct(
 
         θ ← θ + P Hᵀ (I + F H P Hᵀ)⁻¹ e      P ← P - P Hᵀ (I + F H P Hᵀ)⁻¹ F H P
 
-    An error is then no number of standard deviations (a rare event is always many): the change is shortened so that it
-    moves no output by more than 2 `clip`, odds and rates by a factor of 400.
+    An error is then no number of standard deviations (a rare event is always many). `reach`: None, or how far each
+    output may move in a step: the change is shortened to that.
     """
     used = given & jnp.isfinite(error) & jnp.isfinite(sensitivity).all(-1)
     sensitivity = jnp.where(used[:, None], sensitivity, 0)
@@ -76,8 +77,9 @@ def correct(
         both = root.T @ jnp.c_[product, inner @ error]
         white = whiten(root.T @ inner @ root + jnp.diag(identity), both, identity)
         change = error @ product - white[:, -1] @ white[:, :-1]
-        moves = jnp.max(jnp.abs(sensitivity @ change), initial=0, where=used)
-        change = change * jnp.minimum(1, 2 * clip / jnp.where(moves > 0, moves, 1))
+    if reach is not None:
+        moves = jnp.where(used, jnp.abs(sensitivity @ change), 0)
+        change = change * jnp.min(reach / jnp.maximum(moves, reach))
     learned = used.any()
     if isinstance(covariance, LowRank):
         sensitivity = jnp.where(used[:, None], sensitivity, 0)

@@ -183,6 +183,7 @@ class Kalman(eqx.Module):
         *,
         fisher: Float[Array, ...] | None = None,
         weight: Float[Array, " rows"] | None = None,
+        reach: Float[Array, " rows"] | None = None,
     ) -> tuple[KalmanState, PyTree[Array]]:
         r"""The state and the parameters after a step.
 
@@ -190,8 +191,8 @@ class Kalman(eqx.Module):
         - `error`: y - ŷ of each row; `given`: whether there is one;
         - `fisher`: for a loss of an exponential family whose natural parameter is ŷ (logits): its Fisher matrix, of
           all rows (rows, rows) or of each stream (streams, outputs, outputs), which may be singular. `error` is then
-          T(y) - E[T], minus the gradient of the loss by ŷ. This is the online natural gradient, in steps that move no
-          output by more than 2 `clip`;
+          T(y) - E[T], minus the gradient of the loss by ŷ. This is the online natural gradient;
+        - `reach`: how far each row's output may move in a step, for a family whose mean bends away;
         - `weight`: the share of the information of each row, in (0, 1]: its noise is R over that.
         """
         state.blocks.check(trained)
@@ -218,6 +219,7 @@ class Kalman(eqx.Module):
             state.cap,
             clip=number(self.clip),
             root=None if fisher is None else _root(fisher.astype(dtype), given),
+            reach=None if reach is None else reach.astype(dtype),
         )
         if fisher is None:
             square = error * error if weight is None else error * (error * weight.astype(dtype))
