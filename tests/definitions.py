@@ -245,3 +245,12 @@ def sketched(layer, cell, problem):
         own = i + same_unit * d @ own
         influence.append(own + rest)
     return linear.gradient(np.stack(influence))
+
+
+def full_present(layer, cell, problem):
+    """SnAp-n's trace, and for the present step all of D: (δ D) J_old + δ I."""
+    linear = oracles.linearise(cell, *problem)
+    mask = oracles.pattern_of_wiring(cell).mask(layer.algorithm.n)
+    kept = oracles.brute_force(linear.immediate, linear.dynamics, mask)
+    before = np.concatenate([np.zeros_like(kept[:1]), kept[:-1]])
+    return linear.gradient(linear.immediate + linear.dynamics @ before)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import streamgrad as sg
+from streamgrad.train._low_rank import LowRank
 
 PLAIN: dict[str, Any] = {"clip": math.inf, "cap": math.inf, "noise_decay": 1.0}  # no clip, no bound, R stays as it is
 
@@ -25,6 +26,9 @@ def flat(tree):
 def dense(state):
     """P in the order of the leaves, with its zeros."""
     form = state.blocks
+    if isinstance(state.covariance, LowRank):
+        diagonal, factor = (np.asarray(leaf, float) for leaf in (state.covariance.variance, state.covariance.factor))
+        return np.linalg.inv(np.diag(1 / diagonal) + factor.T @ factor)
     full = np.zeros((form.parameters, form.parameters))
     for members, each in zip(form.classes, state.covariance, strict=True):
         for own, block in zip(members, np.asarray(each), strict=True):
@@ -95,6 +99,30 @@ def naive(hs, ys, given, prior, lam, r, members, *, clip=math.inf, cap=math.inf,
             small = np.minimum(e**2, clip**2 * noise[there] + floor)
             noise[there] = np.maximum(decay * noise[there] + (1 - decay) * small, floor)
     return theta, P, noise
+
+
+def lofi(hs, ys, given, prior, lam, r, rank, *, clip=math.inf, cap=math.inf, decay=1.0, floor=1e-3):
+    """LO-FI in NumPy: P⁻¹ = Υ + W Wᵀ as a dense matrix, whose W is cut to its longest singular vectors."""
+    p = hs.shape[2]
+    upsilon, W, theta = np.ones(p) / prior, np.zeros((p, rank)), np.zeros(p)
+    noise, top = np.full(ys.shape[1], float(r)), cap * prior
+    for h, y, there in zip(hs, ys, given, strict=True):
+        if there.any():
+            H, e, R = h[there], (y - h @ theta)[there], np.diag(noise[there])
+            P = np.linalg.inv(np.diag(upsilon) + W @ W.T)
+            S = R + H @ P @ H.T
+            limit = clip * np.sqrt(np.diag(S))
+            theta = theta + P @ H.T @ np.linalg.solve(S, np.clip(e, -limit, limit))
+            U, s, _ = np.linalg.svd(np.c_[W, H.T / np.sqrt(noise[there])], full_matrices=False)
+            W, rest = U[:, :rank] * s[:rank], U[:, rank:] * s[rank:]
+            W = np.pad(W, ((0, 0), (0, rank - W.shape[1])))
+            upsilon = upsilon + (rest**2).sum(1)
+            P = np.linalg.inv(np.diag(upsilon) + W @ W.T)
+            c = np.sqrt(np.minimum(1 / lam, top / np.diag(P)))
+            upsilon, W = upsilon / c**2, W / c[:, None]
+            small = np.minimum(e**2, clip**2 * noise[there] + floor)
+            noise[there] = np.maximum(decay * noise[there] + (1 - decay) * small, floor)
+    return theta, np.linalg.inv(np.diag(upsilon) + W @ W.T), noise
 
 
 def gru(key, cell_units=5, outputs=2):

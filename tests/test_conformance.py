@@ -173,6 +173,13 @@ ALGORITHMS = {
     "SnAp-2": Algorithm(sg.SnAp(n=2), order=2),
     "SnAp-3": Algorithm(sg.SnAp(n=3), order=3),
     "SnAp-20": Algorithm(sg.SnAp(n=20), order=20),
+    "SnAp-1-full": Algorithm(
+        sg.SnAp(n=1, present="full"),
+        rule=definitions.full_present,
+        on=("Vanilla-dense", "GRU-dense", "GRU-sparse", "LSTM-dense"),
+    ),
+    "SnAp-2-full": Algorithm(sg.SnAp(n=2, present="full"), rule=definitions.full_present, on=("GRU-sparse",)),
+    "SnAp-20-full": Algorithm(sg.SnAp(n=20, present="full"), order=20, on=("GRU-shared", "LRU")),
     "TBPTT-3": Algorithm(sg.TBPTT(window=3), window=3),
     "Spatial": Algorithm(sg.Spatial(), window=1, spatial=True),
     "Frozen": Algorithm(sg.Frozen(), window=0),
@@ -234,7 +241,9 @@ class Case:
         return oracles.online(self.with_weights(name, problem[0]), *self.problem(*problem))
 
     def plan(self, name):
-        return getattr(self.layer(name).algorithm, "layout", None) if applies(self.row, name) else None
+        if not applies(self.row, name) or getattr(ALGORITHMS[name].algorithm, "present", "kept") == "full":
+            return None
+        return getattr(self.layer(name).algorithm, "layout", None)
 
     def online(self, name, *problem):
         """The online gradient at every step. Algorithms that end up with one plan share one program."""

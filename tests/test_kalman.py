@@ -11,7 +11,7 @@ import pytest
 from kalman_reference import PLAIN, as_rows, dense, flat, gru, measured, naive, online, stream, trained, weights
 
 import streamgrad as sg
-from streamgrad.train._filter import root, whiten
+from streamgrad.train._elimination import root, whiten
 from streamgrad.train._kalman import Kalman
 
 

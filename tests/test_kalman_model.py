@@ -164,10 +164,9 @@ def test_nothing_is_copied():
 
 def test_refusals():
     theta = weights(8)
-    with pytest.raises(ValueError, match="low rank"):
-        Kalman(4)
-    with pytest.raises(ValueError, match="'rows'"):
-        Kalman("rows")
+    for blocks in ("rows", 0, -1, True):
+        with pytest.raises(ValueError, match=f"integer rank >= 1, got {blocks!r}"):
+            Kalman(blocks)
     for name, value in {
         "prior": -1,
         "forgetting": 0,

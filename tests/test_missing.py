@@ -57,6 +57,8 @@ LOSSES = {
     "mae": (losses.mae, FLOATS),
     "huber": (losses.huber, FLOATS),
     "binary_cross_entropy": (losses.binary_cross_entropy, BITS.astype(float)),
+    "counts": (losses.poisson, BITS.astype(float)),
+    "counts, integers": (losses.poisson, BITS),
     "binary_cross_entropy, integers": (losses.binary_cross_entropy, BITS),
     "cross_entropy": (losses.cross_entropy, CLASSES),
     "declared": (losses.entrywise(pinball), FLOATS),

@@ -4,8 +4,9 @@ A stream of many steps with ten gaps of constant rows. Every 10,000 steps the co
 must be finite, symmetric to the bit, and its correlations must have no eigenvalue below 0. S, without the filter's own
 guard, must never fall below R's floor.
 
-- a linear readout of 48 lags (49 parameters): the library's filter, the same without the enlarged diagonal (`plain`),
-  and Potter's square root of P (`root`), whose P is positive by construction: its eigenvalues are those of A Aᵀ;
+- a linear readout of 48 lags (49 parameters): the library's filter, full and of rank 10, the full one without the
+  enlarged diagonal (`plain`), and Potter's square root of P (`root`), whose P is positive by construction: its
+  eigenvalues are those of A Aᵀ;
 - a network of 8 LSTM columns (137 parameters) under SnAp-1: the library's filter with each form of blocks. A carry that
   is no longer finite starts anew, as in a learner; how often is shown.
 
@@ -29,7 +30,8 @@ import numpy as np
 
 import streamgrad as sg
 from streamgrad import Kalman
-from streamgrad.train._filter import _times, joined, split
+from streamgrad.train._filter import times
+from streamgrad.train._low_rank import LowRank
 
 LOOK = 10_000
 LAGS = 48
@@ -47,11 +49,11 @@ class Case(NamedTuple):
 
 
 def linear(form: str) -> Case:
-    """A readout of lags, by one of the three forms."""
+    """A readout of lags, by one of the forms."""
     model = eqx.nn.Linear(LAGS, 1, key=jax.random.key(0))
     theta = jax.tree.map(jnp.zeros_like, eqx.filter(model, eqx.is_inexact_array))
-    if form == "library":
-        filter_ = Kalman(prior=PRIOR, forgetting=LAM, noise_floor=FLOOR)
+    if form in ("library", "rank 10"):
+        filter_ = Kalman(10 if form == "rank 10" else "full", prior=PRIOR, forgetting=LAM, noise_floor=FLOOR)
         rows = lambda lags: eqx.tree_at(lambda m: (m.weight, m.bias), theta, (lags[None, None], jnp.ones((1, 1))))
         predict = lambda theta, lags: theta.weight @ lags + theta.bias
 
@@ -100,7 +102,7 @@ def _root(a, h, noise):
     return a * c[:, None], v / variance, variance
 
 
-def network(blocks: str) -> Case:
+def network(blocks: str | int) -> Case:
     """LSTM columns and a readout of them, by the library's filter."""
     cell = sg.cells.LSTM(2, 8, wiring=sg.wiring.Columns(), key=jax.random.key(0))
     model = sg.nn.Sequential([sg.Recurrent(cell, sg.SnAp(1)), sg.Readout(8, 1, key=jax.random.key(1))])
@@ -132,12 +134,17 @@ def network(blocks: str) -> Case:
 def _variance(state, rows):
     """S without any guard."""
     h = state.blocks.pack(rows, state.noise.dtype)
-    product = joined([_times(own, p) for own, p in zip(split(state.covariance, h), state.covariance, strict=True)])
-    return (state.noise + product @ h[0])[0]
+    return (state.noise + times(state.covariance, h)[1][0])[0]
 
 
 def _blocks(state):
-    return [np.asarray(p, float) for p in state.covariance]
+    """The blocks in float64; of a low rank, P from the P⁻¹ that is kept."""
+    found = state.covariance
+    if not isinstance(found, LowRank):
+        return [np.asarray(p, float) for p in found]
+    scale, factor = np.sqrt(np.asarray(found.variance, float)), np.asarray(found.factor, float)
+    whole = np.linalg.inv(np.eye(len(scale)) + (factor * scale).T @ (factor * scale))
+    return [((whole + whole.T) / 2 * scale[:, None] * scale)[None]]
 
 
 def soak(case: Case, steps: int, gap: int) -> dict[str, Any]:
@@ -188,11 +195,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--gap", type=int, default=30_000, help="Constant rows at the end of each tenth.")
     parser.add_argument("--out", type=Path, help="Folder for soak.json.")
+    parser.add_argument("--only", default="", help="Forms whose name holds this; their rows are put into the file.")
     options = parser.parse_args()
     cases = {f"linear, {form}": functools.partial(linear, form) for form in ("library", "plain", "root")}
     cases |= {
         f"LSTM columns, {form}": functools.partial(network, form) for form in ("full", "layer", "unit", "diagonal")
     }
+    cases["linear, rank 10"] = functools.partial(linear, "rank 10")
+    cases["LSTM columns, rank 10"] = functools.partial(network, 10)
+    cases = {name: make for name, make in cases.items() if options.only in name}
     rows = []
     print(
         f"{'form':24} {'parameters':>10} {'smallest S':>11} {'eigenvalue':>11} {'asymmetry':>10} {'restarts':>8}  lives"
@@ -211,6 +222,12 @@ def main() -> None:
             )
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
+        if options.only and (options.out / "soak.json").exists():
+            before = json.loads((options.out / "soak.json").read_text("utf-8"))
+            if (before["steps"], before["gap"]) != (options.steps, options.gap):
+                raise SystemExit(f"{options.out}/soak.json is of {before['steps']} steps with gaps of {before['gap']}.")
+            new = {row["form"] for row in rows}
+            rows = [*(row for row in before["rows"] if row["form"] not in new), *rows]
         made = {"steps": options.steps, "gap": options.gap, "dtype": "float32", "jax": jax.__version__, "rows": rows}
         (options.out / "soak.json").write_text(json.dumps(made, indent=1) + "\n", "utf-8")
 

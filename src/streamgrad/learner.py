@@ -257,6 +257,11 @@ class Learner:
         `jax.vmap` each has its leading axis."""
         return eqx.combine(owned(st.memory.model), self._program.static)
 
+    @property
+    def driven(self) -> tuple[Any, Program]:
+        """The model as it was given, and the driver that steps it."""
+        return eqx.combine(self._template, self._program.static), self._program
+
     def warnings(self, st: LearnerState) -> list[str]:
         """What is growing out of bounds or was skipped, with the likely cause: ask now and then in a long run.
         Empty when all is well."""

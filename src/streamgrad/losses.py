@@ -62,3 +62,17 @@ def cross_entropy(logits: Float[Array, "*shape classes"], label: Int[Array, "*sh
 def binary_cross_entropy(logits: Float[Array, "*shape"], target: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Mean cross-entropy in nats of independent bits; to the `Learner` a NaN or a negative integer is a missing one."""
     return optax.sigmoid_binary_cross_entropy(logits, target.astype(logits.dtype))
+
+
+#: Beyond this logarithm a rate goes on as a straight line: e³⁰ is 10¹³, and nothing overflows.
+STEEPEST = 30.0
+
+
+@functools.partial(entrywise, labels=True)
+def poisson(log_rate: Float[Array, "*shape"], target: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Mean negative log-likelihood in nats of independent counts whose mean is exp(prediction), without log(count!).
+
+    To the `Learner` a NaN or a negative integer is a missing count. Beyond a prediction of 30 the exponential goes on
+    as a straight line."""
+    bent = jnp.minimum(log_rate, STEEPEST)
+    return jnp.exp(bent) * (1 + log_rate - bent) - target.astype(log_rate.dtype) * log_rate

@@ -103,6 +103,12 @@ class Structure:
             fed = np.asarray(matrix @ kept.astype(np.float32))
         return int(own + entries * ((fed * kept).sum(0) @ self.group_sizes.value))
 
+    def slopes(self) -> int:
+        """The non-zeros of D: each entry of a unit by those of the unit, and by what it reads of each other one."""
+        per_unit = np.bincount(self.entry_unit.value, minlength=self.units)
+        reads = self.reads_matrix() & ~np.eye(self.units, dtype=bool)
+        return int((per_unit**2).sum() + per_unit @ reads.sum(1))
+
     def diagonal(self) -> bool:
         """Whether no unit reads another one (cheap, and implies `closed(1)`)."""
         if self.touches is not None or self.reads is None:

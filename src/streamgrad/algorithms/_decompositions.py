@@ -23,3 +23,10 @@ def svd(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """U, the singular values, Vᴴ of a matrix, reduced."""
     u, s, vh = jnp.linalg.svd(matrix, full_matrices=False)
     return u, s, vh
+
+
+@sequential_vmap
+def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The eigenvalues, from the least on, and the eigenvectors of a symmetric matrix."""
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values, vectors

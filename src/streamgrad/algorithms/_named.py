@@ -49,17 +49,20 @@ NAMED: dict[str, Callable[..., Algorithm]] = {
     "BPTT": BPTT,
 }
 _NUMBERED = {"snap": SnAp, "randomk": RandomK, "sketched": Sketched, "ok": OK, "tbptt": TBPTT}
+_FULL = "-full"  # SnAp-1-full: the present step in full
 _PLAIN = {name.lower(): make for name, make in NAMED.items() if "-" not in name}
 
 
 def algorithm(name: str) -> Algorithm:
-    """An algorithm by name, capitals or not: RTRL, UORO, SnAp-2, TBPTT-32, ...
+    """An algorithm by name, capitals or not: RTRL, UORO, SnAp-2, SnAp-1-full, TBPTT-32, ...
 
     Raises `ValueError` for one that there is not."""
     kind, _, number = name.lower().partition("-")
     if (plain := name.lower().replace("-", "")) in _PLAIN:  # e-prop, KF-RTRL
         return _PLAIN[plain]()
+    if kind == "snap" and number.endswith(_FULL) and number.removesuffix(_FULL).isdecimal():
+        return SnAp(int(number.removesuffix(_FULL)), present="full")
     if kind in _NUMBERED and re.fullmatch(r"\d+", number):
         return _NUMBERED[kind](int(number))
-    there = [name.partition("-")[0] + "-N" * ("-" in name) for name in NAMED]
+    there = [name.partition("-")[0] + "-N" * ("-" in name) for name in NAMED] + ["SnAp-N-full"]
     raise ValueError(f"there is no algorithm {name!r}; there are {', '.join(dict.fromkeys(there))}.")

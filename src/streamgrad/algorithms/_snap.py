@@ -7,11 +7,15 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
+from .._dtypes import real_factor
 from ..cells import Bank
 from ..influence import Local, plan
 from ._algorithm import instantaneous
 from ._structured import Structured
+
+PRESENT = ("kept", "full")
 
 
 class SnAp(Structured):
@@ -27,10 +31,16 @@ class SnAp(Structured):
     - `n`: how many steps, at least 1;
     - `only`: names of the parameters of the recurrence that have a trace, None for all; the others get the gradient
       of the present step alone. `SnAp(1, only=("lambda", "gamma"))` on an LRU keeps two numbers a unit. With n = 1,
-      or a cell whose units do not read each other.
+      or a cell whose units do not read each other;
+    - `present`: `"kept"`, as above; or `"full"`: the trace is the same, and the present step counts with all of D,
 
-    Raises `ValueError` for n < 1 and, when bound, for names that the core does not have; `TypeError` for a core that
-    cannot be linearised or, with `only`, is not made of drives.
+      $$g_t = \left( \frac{\partial L_t}{\partial s_t} D_t \right) J_{t-1} + \frac{\partial L_t}{\partial s_t} I_t,$$
+
+      at the price of one step's backward pass and of the old trace, which stays until then: what a parameter did to its
+      own units one step ago now counts for all units that read them.
+
+    Raises `ValueError` for n < 1, another `present` and, when bound, for names that the core does not have; `TypeError`
+    for a core that cannot be linearised or, with `only`, is not made of drives.
 
     Reference: Menick et al., A practical sparse approximation for real time recurrent learning, 2020
     (2006.07232).
@@ -38,6 +48,7 @@ class SnAp(Structured):
 
     n: int = eqx.field(static=True, default=1)
     only: tuple[str, ...] | None = eqx.field(static=True, default=None)
+    present: str = eqx.field(static=True, default="kept")
 
     def __check_init__(self):
         if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
@@ -45,6 +56,8 @@ class SnAp(Structured):
         named = isinstance(self.only, tuple) and all(isinstance(name, str) for name in self.only) and self.only
         if self.only is not None and not named:
             raise ValueError(f'SnAp(only=...) is a tuple of names such as ("lambda", "gamma"), got {self.only!r}.')
+        if self.present not in PRESENT:
+            raise ValueError(f"SnAp(present=...) is one of {PRESENT}, got {self.present!r}.")
 
     @property
     def order(self):
@@ -65,10 +78,24 @@ class SnAp(Structured):
         return dataclasses.replace(self, layout=dataclasses.replace(layout, only=self.only))
 
     def advance(self, core, trace, state, x, context):
+        old = trace
         new, trace, residual = super().advance(core, trace, state, x, context)
+        if self._looks_back(core):
+            return new, trace, (old, state, x)
         return new, trace, residual if self.only is None else (residual, state, x)
 
+    def _looks_back(self, core) -> bool:
+        """Whether the present step is taken apart from the trace: where nothing is dropped it makes no difference."""
+        return self.present == "full" and not self._closed(core)
+
     def pullback(self, core, residual, cotangent):
+        if self._looks_back(core):
+            trace, state, x = residual
+            parameters, fixed = eqx.partition(core, eqx.is_inexact_array)
+            _, pull = jax.vjp(lambda p, state: eqx.combine(p, fixed)(state, x), parameters, state)
+            now, before = pull(cotangent)
+            past = super().pullback(core, trace, before)[1]
+            return None, jax.tree.map(jnp.add, now, eqx.filter(past, eqx.is_inexact_array))
         if self.only is None:
             return super().pullback(core, residual, cotangent)
         trace, state, x = residual
@@ -76,6 +103,11 @@ class SnAp(Structured):
         now = instantaneous(core, state, x, cotangent)
         choose = lambda kind, t, n: t if kind == "time" else n
         return None, jax.tree.map(choose, self.credits(core), through_time, now)
+
+    def check_unroll(self, core):
+        if self._looks_back(core):
+            raise self._no_chunk()
+        super().check_unroll(core)
 
     def _traced(self, core: Any) -> tuple[bool, ...]:
         return tuple(self.only is None or link.name in self.only for link in core.links)
@@ -88,6 +120,15 @@ class SnAp(Structured):
 
     def traits(self, core: Any):
         traits = self._traits(core, "Menick et al. 2020, arXiv 2006.07232")
+        if self._looks_back(core):
+            structure = core.structure
+            each = real_factor(core.dtype) * 2 * (structure.slopes() + structure.parameters)
+            traits = dataclasses.replace(
+                traits,
+                reason=f"{traits.reason}, from the step before the last on; the present step is full",
+                flops=traits.flops + each,
+                temporaries=traits.temporaries + traits.bytes,
+            )
         if self.only is None or all(self._traced(core)):
             return traits
         sizes = zip(core.weights, self._traced(core), strict=True)

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from .._memory import untrained
+from ..learner import Learner
 from ..recurrent import Recurrent
+from ..td import TDLambda
 from ._marks import marked
 from ._paths import NOW, Cause, Layer, Paths, Plain, Ways, join
 from ._program import Program
@@ -18,6 +20,7 @@ from ._report import (
     Explanation as Explanation,
     LayerReport as LayerReport,
     ParameterReport as ParameterReport,
+    UpdateReport as UpdateReport,
     Verdict,
 )
 from ._rules import judge, within
@@ -26,8 +29,9 @@ from ._rules import judge, within
 def explain(model: Any, x: Any = None) -> Explanation:
     """Explain the gradients of a model: exact, unbiased, biased or unknown, layer by layer, with proof and price.
 
-    - `model`: a `sg.Recurrent`, or any module with `init(key=)` and `(carry, x) -> (carry, y)`;
-    - `x`: one input, a pytree of arrays (values do not matter); not needed for a single layer.
+    - `model`: a `sg.Recurrent`, or any module with `init(key=)` and `(carry, x) -> (carry, y)`; or a learner
+      (`sg.Learner`, `sg.td.TDLambda`), of which the update and its cost are told as well;
+    - `x`: one input of one stream, a pytree of arrays (values do not matter); not needed for a single layer.
 
     A gradient is exact iff every path from the parameter to a prediction, now or later, is accounted for: within a
     step by differentiation, from step to step by the trace of the layer whose weights it enters, and by nothing else.
@@ -41,6 +45,8 @@ def explain(model: Any, x: Any = None) -> Explanation:
     Raises `ValueError` when the model has no recurrent layer, needs an x, or holds a layer whose cell was exchanged
     for one of another structure.
     """
+    if isinstance(model, Learner | TDLambda):
+        return _of_learner(model, x)
     layers = _layers(model)
     if not layers:
         raise ValueError(f"explain expects a model with sg.Recurrent layers, found none in {type(model).__name__}.")
@@ -66,6 +72,20 @@ def explain(model: Any, x: Any = None) -> Explanation:
         for spoiled in [causes(1 << bit)]
     ]
     return Explanation(tuple(reports), tuple(outside))
+
+
+def _of_learner(learner: Learner | TDLambda, x: Any) -> Explanation:
+    """Its model's gradients, and what moves the parameters."""
+    if x is None:
+        raise ValueError("explain(learner, x) needs one input x: the size of the predictions is read off a step.")
+    model, program = learner.driven
+    x = jax.tree.map(jnp.asarray, x)
+    _, y = eqx.filter_eval_shape(lambda model, x: model(model.init(key=jax.random.key(0)), x), model, x)
+    arrays = eqx.filter(model, eqx.is_array)
+    price, size = program.price(arrays, y)
+    moved = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(arrays, program.trained)))
+    fields = {**price._asdict(), "parameters": moved, "bytes": size}
+    return dataclasses.replace(explain(model, x), update=UpdateReport(**fields))
 
 
 def _is_layer(node) -> bool:
@@ -210,7 +230,8 @@ def _cell_text(cell) -> str:
 
 
 def _algorithm_text(algorithm) -> str:
-    """Its name and the numbers that it was given."""
-    given = {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm) if field.repr}
-    numbers = ", ".join(f"{name}={value}" for name, value in given.items() if isinstance(value, int | float))
+    """Its name, the numbers that it was given, and words other than its defaults."""
+    given = {field: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm) if field.repr}
+    told = lambda field, value: isinstance(value, int | float) or (isinstance(value, str) and value != field.default)
+    numbers = ", ".join(f"{field.name}={value!r}" for field, value in given.items() if told(field, value))
     return type(algorithm).__name__ + (f"({numbers})" if numbers else "")

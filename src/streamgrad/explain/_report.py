@@ -50,11 +50,31 @@ class ParameterReport:
 
 
 @dataclasses.dataclass(frozen=True)
+class UpdateReport:
+    """How a learner's parameters are moved, and what that costs.
+
+    - `name`: of the update; `parameters`: how many it moves; `bytes`: of its state, as allocated;
+    - `blocks`: of a filter's covariance, (how many, of how many parameters); `numbers`: that say the covariance;
+    - `pullbacks`: through the influence, of a step; `multiply_adds`: of a step beside them, None where not counted.
+    """
+
+    name: str
+    parameters: int
+    bytes: int
+    blocks: tuple[tuple[int, int], ...] = ()
+    numbers: int = 0
+    pullbacks: int = 1
+    multiply_adds: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Explanation:
-    """What `explain` found of the `layers`, and of the `parameters` outside of them. Printing it gives the tables."""
+    """What `explain` found of the `layers`, of the `parameters` outside of them, and of a learner's `update`. Printing
+    it gives the tables."""
 
     layers: tuple[LayerReport, ...]
     parameters: tuple[ParameterReport, ...]
+    update: UpdateReport | None = None
 
     @property
     def others(self) -> dict[str, tuple[str, ...]]:
@@ -67,7 +87,8 @@ class Explanation:
         return all(each.gradient == "exact" for each in (*self.layers, *self.parameters))
 
     def __str__(self) -> str:
-        return "\n".join([*map(_layer_text, self.layers), *_parameters_text(self.parameters)])
+        update = [] if self.update is None else ["", *_update_text(self.update)]
+        return "\n".join([*map(_layer_text, self.layers), *_parameters_text(self.parameters), *update])
 
 
 def _layer_text(layer: LayerReport) -> str:
@@ -98,6 +119,20 @@ def _parameters_text(parameters) -> list[str]:
         else:
             lines.append(f"outside the layers, {gradient}: {', '.join(names)}: {reason}.")
     return sorted(lines, key=lambda line: "exact:" not in line)
+
+
+def _update_text(update: UpdateReport) -> list[str]:
+    counted = lambda count, what: f"{count:,} {what}{'s'[: count != 1]}"
+    blocks = ", ".join(f"{counted(count, 'block')} of {size:,}" for count, size in update.blocks)
+    lines = [
+        f"update: {update.name}; {counted(update.parameters, 'parameter')}" + (f" in {blocks}" if blocks else ""),
+        f"  state      {_bytes(update.bytes)} allocated"
+        + (f"; {update.numbers:,} numbers for the covariance" if update.numbers else ""),
+    ]
+    if update.multiply_adds is not None:
+        pullbacks = f"{counted(update.pullbacks, 'pullback')} through the influence"
+        lines.append(f"  a step     {pullbacks}, and about {update.multiply_adds:,} multiply-adds")
+    return lines
 
 
 def _bytes(count: int | float) -> str:

@@ -218,6 +218,11 @@ class TDLambda:
 
     # What is compiled.
 
+    @property
+    def driven(self) -> tuple[Any, Program]:
+        """The model as it was given, and the driver that steps it."""
+        return self._model, self._program(self._model)
+
     def _program(self, model: Any) -> Program:
         rule = TemporalDifference(self.gamma, self.lam, self.predictions)
         if isinstance(self._optimiser, Kalman):

@@ -13,5 +13,5 @@ from ._program import Program as Program, parameters as parameters
 from ._rules import Loss as Loss, Predicted as Predicted, Rule as Rule, TemporalDifference as TemporalDifference
 from ._second_order import Filter as Filter, FilterState as FilterState
 from ._traces import Traces as Traces, TracesState as TracesState
-from ._update import Update as Update
+from ._update import Price as Price, Update as Update
 from ._window import Window as Window

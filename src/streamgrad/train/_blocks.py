@@ -94,8 +94,8 @@ class Blocks:
                 "Make the state by init(trained, model); when a model has grown, by grow(state, trained, model)."
             )
 
-    def sources(self, old: Blocks) -> tuple[np.ndarray, ...]:
-        """For each entry of the new arrays of blocks, its place among all entries of the old ones; -1 where it is new.
+    def before(self, old: Blocks) -> np.ndarray:
+        """For each parameter its number among the old ones; -1 where it is new.
 
         Parameters are the same where path and index are; of a leaf that has grown, the leading entries are old."""
         known = np.full(self.parameters, -1)
@@ -109,6 +109,11 @@ class Blocks:
                 numbered = lambda s, first: first + np.arange(int(np.prod(s))).reshape(s)
                 known[numbered(shape, start)[common]] = numbered(before, starts[path])[common]
             start += int(np.prod(shape))
+        return known
+
+    def sources(self, old: Blocks) -> tuple[np.ndarray, ...]:
+        """For each entry of the new arrays of blocks, its place among those of the old ones; -1 where it is new."""
+        known = self.before(old)
         block, column, row, first = (np.empty(old.parameters, int) for _ in range(4))
         offset = total = 0
         for members in old.classes:

@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 
 from .._memory import finite
 from .._trained import check_update, updated, value_dtype
-from ._update import Update
+from ._update import Price, Update
 
 
 class DescentState(NamedTuple):
@@ -46,6 +46,10 @@ class Descent(Update):
     def check(self, trained):
         value = jnp.zeros((), value_dtype(trained))
         check_update(self.optimiser, trained, {"value": value, "grad": trained}, "Learner")
+
+    def price(self, state, streams=1):
+        del state, streams
+        return Price("an Optax transformation")
 
     def __call__(self, state, trained, evidence, guard):
         gradient, given, value = evidence.gradient(), evidence.given, evidence.value

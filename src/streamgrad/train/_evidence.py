@@ -20,7 +20,7 @@ class Finding:
     - `there`: whether something came, (*lead,); `loss`: of each stream, NaN where nothing came;
     - `slope`: ∂(sum of losses)/∂y, zero where nothing came; None for a rule without a loss;
     - `error`, `given`: y* - y of each output, 0 where it is missing, and whether it came; None where a rule has none;
-    - `fisher`: the Fisher matrix of each stream's outputs, None for the identity;
+    - `fisher`, `weight`, `reach`: of the errors, as in `Errors`;
     - `discount`, `decay`: γ, and γλ of eligibility, of each prediction; None for a rule without.
     """
 
@@ -30,6 +30,8 @@ class Finding:
     error: Any = None
     given: Any = None
     fisher: Any = None
+    weight: Any = None
+    reach: Any = None
     discount: Any = None
     decay: Any = None
 

@@ -11,16 +11,22 @@ the rows stay constant for long: one direction becomes tiny while forgetting let
 enlarges the diagonal by a relative ε √b (b: parameters of the block, ε: the unit of rounding), which outweighs the
 rounding of that step, and does nothing else that could be measured.
 
+With a covariance of low rank (`_low_rank.py`) the errors, S and the gain are the same; what is kept of P is not.
+
 Blocks of equal size are one array (blocks, size, size), and parameters follow the order of these arrays.
 """
 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from ._elimination import whiten
+from ._low_rank import LowRank, informed, low_rank_times
 
 #: Products v_i v_j that one pass over P takes together.
 TOGETHER = 8
@@ -29,7 +35,7 @@ Covariance = tuple[Float[Array, "_ _ _"], ...]
 
 
 def correct(
-    covariance: Covariance,
+    covariance: Covariance | LowRank,
     sensitivity: Float[Array, "rows parameters"],
     error: Float[Array, " rows"],
     given: Bool[Array, " rows"],
@@ -39,19 +45,22 @@ def correct(
     *,
     clip: Array,
     root: Float[Array, "rows rows"] | None = None,
-) -> tuple[Covariance, Float[Array, " parameters"], Bool[Array, " rows"]]:
+    reach: Float[Array, " rows"] | None = None,
+) -> tuple[Any, Float[Array, " parameters"], Bool[Array, " rows"]]:
     r"""The covariance after a step, the change of the parameters, and which rows were used.
 
     Rows that are not given or not finite count as if they were not there; without any row nothing changes. `error` is
     clipped at `clip` √S_jj. `root`: None, or B of the Fisher matrix F = B Bᵀ of an exponential family whose natural
-    parameters are the outputs; then `error` is T(y) - E[T], is not clipped, and `noise` is not used:
+    parameters are the outputs; then `error` is T(y) - E[T], and `noise` is not used:
 
         θ ← θ + P Hᵀ (I + F H P Hᵀ)⁻¹ e      P ← P - P Hᵀ (I + F H P Hᵀ)⁻¹ F H P
+
+    An error is then no number of standard deviations (a rare event is always many). `reach`: None, or how far each
+    output may move in a step: the change is shortened to that.
     """
     used = given & jnp.isfinite(error) & jnp.isfinite(sensitivity).all(-1)
     sensitivity = jnp.where(used[:, None], sensitivity, 0)
-    product = joined([_times(h, p) for p, h in zip(covariance, split(covariance, sensitivity), strict=True)])
-    inner = product @ sensitivity.T
+    product, inner = times(covariance, sensitivity)
     variance = jnp.maximum(jnp.diagonal(inner), 0) + noise
     used &= jnp.isfinite(variance)  # finite rows may still be too large to be squared
     error = jnp.where(used, error, 0)
@@ -68,11 +77,28 @@ def correct(
         both = root.T @ jnp.c_[product, inner @ error]
         white = whiten(root.T @ inner @ root + jnp.diag(identity), both, identity)
         change = error @ product - white[:, -1] @ white[:, :-1]
+    if reach is not None:
+        moves = jnp.where(used, jnp.abs(sensitivity @ change), 0)
+        change = change * jnp.min(reach / jnp.maximum(moves, reach))
     learned = used.any()
+    if isinstance(covariance, LowRank):
+        sensitivity = jnp.where(used[:, None], sensitivity, 0)
+        seen = sensitivity / jnp.sqrt(noise)[:, None] if root is None else root.T @ sensitivity
+        return informed(covariance, seen, forgetting, cap, learned), change, used
     columns = (split(covariance, each) for each in (white[:, :-1], forgetting[None], cap[None]))
     parts = zip(covariance, *columns, strict=True)
     covariance = tuple(_reduced(p, v, lam[0], top[0], learned) for p, v, lam, top in parts)
     return covariance, change, used
+
+
+def times(
+    covariance: Covariance | LowRank, sensitivity: Float[Array, "rows parameters"]
+) -> tuple[Float[Array, "rows parameters"], Float[Array, "rows rows"]]:
+    """H P and H P Hᵀ."""
+    if isinstance(covariance, LowRank):
+        return low_rank_times(covariance, sensitivity)
+    product = joined([_times(h, p) for p, h in zip(covariance, split(covariance, sensitivity), strict=True)])
+    return product, product @ sensitivity.T
 
 
 def _times(sensitivity, covariance):
@@ -101,39 +127,6 @@ def _reduced(covariance, white, forgetting, cap, learned):
 def _outer(white):
     """Vᵀ V of a few rows, summed in one order: symmetric to the bit."""
     return sum(v[:, :, None] * v[:, None, :] for v in white)
-
-
-def whiten(
-    variance: Float[Array, "rows rows"], values: Float[Array, "rows columns"], floor: Float[Array, " rows"]
-) -> Float[Array, "rows columns"]:
-    """L⁻¹ times the values, where L Lᵀ is the variance: elimination row by row, no pivot below its floor.
-
-    A loop of few operations: it can be mapped over seeds, where a batch of LAPACK's calls may wait for ever."""
-    if len(variance) == 1:
-        return values / jnp.sqrt(jnp.maximum(variance[0, 0], floor[0]))
-    count = jnp.arange(len(variance))
-
-    def eliminate(j, both):
-        top = both[j] / jnp.sqrt(jnp.maximum(both[j, j], floor[j]))
-        below = jnp.where(count > j, top[: len(count)], 0)
-        return (both - below[:, None] * top[None, :]).at[j].set(top)
-
-    return jax.lax.fori_loop(0, len(count), eliminate, jnp.c_[variance, values])[:, len(count) :]
-
-
-def root(matrix: Float[Array, "rows rows"]) -> Float[Array, "rows rows"]:
-    """A lower triangular B with B Bᵀ = the matrix, which may be singular but not indefinite."""
-    size = len(matrix)
-    smallest = jnp.max(jnp.diagonal(matrix)) * (size * float(jnp.finfo(matrix.dtype).eps))
-
-    def column(j, both):
-        left, found = both
-        pivot = left[j, j]
-        there = pivot > smallest
-        now = jnp.where(there, left[:, j] / jnp.sqrt(jnp.where(there, pivot, 1)), 0)
-        return left - now[:, None] * now[None, :], found.at[:, j].set(now)
-
-    return jax.lax.fori_loop(0, size, column, (matrix, jnp.zeros_like(matrix)))[1]
 
 
 def split(covariance: Covariance, packed: Float[Array, "rows parameters"]) -> list[Float[Array, "rows _ _"]]:

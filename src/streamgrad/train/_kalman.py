@@ -16,7 +16,9 @@ from .. import _cost
 from .._dtypes import trace_dtype
 from ..optimisers import recurrent_parameters
 from ._blocks import FORMS, Blocks, blocks as divided
-from ._filter import Covariance, correct, root
+from ._elimination import root
+from ._filter import Covariance, correct
+from ._low_rank import LowRank, carried
 
 Number = float | Array
 
@@ -40,16 +42,37 @@ def default_forgetting(model: Any) -> PyTree[float]:
 class KalmanState(eqx.Module):
     """What the filter knows: the covariance of the parameters and the noise of the outputs.
 
-    - `covariance`: for each size of block an array (blocks, size, size);
+    - `covariance`: for each size of block an array (blocks, size, size), or a `LowRank`;
     - `noise`: R of each output;
     - `forgetting`, `cap`: λ and the largest variance of each parameter, packed as `blocks` says.
     """
 
-    covariance: Covariance
+    covariance: Covariance | LowRank
     noise: Float[Array, " outputs"]
     forgetting: Float[Array, " parameters"]
     cap: Float[Array, " parameters"]
     blocks: Blocks = eqx.field(static=True)
+
+    @property
+    def parts(self) -> tuple[tuple[int, int], ...]:
+        """Blocks of the covariance: how many, of how many parameters."""
+        return tuple(members.shape for members in self.blocks.classes)
+
+    @property
+    def numbers(self) -> int:
+        """Numbers that say the covariance."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.covariance))
+
+    def multiply_adds(self, rows: int) -> int:
+        """Multiply-adds of a step with so many rows of sensitivities, without the pullbacks that give them."""
+        p, r, found = self.blocks.parameters, rows, self.covariance
+        if isinstance(found, LowRank):
+            rank = len(found.factor)
+            both = rank + r
+            products = 3 * rank**2 + 2 * both**2 + 2 * rank * r + r**2
+            return products * p + 9 * both**3  # eigenvectors of L + r rows
+        # H P and Vᵀ V, C (.) C, S, and its root.
+        return (2 * r + 2) * sum(block.size for block in found) + (r**2 + r**2 * (r > 1)) * p
 
 
 class Kalman(eqx.Module):
@@ -63,7 +86,8 @@ class Kalman(eqx.Module):
     is recursive least squares. A step of the full filter takes about 4 p² operations for p parameters.
 
     - `blocks`: which parameters have covariances: `"full"` all, `"layer"` those of a layer, `"unit"` those that
-      enter a unit or make an output (node-decoupled), `"diagonal"` none;
+      enter a unit or make an output (node-decoupled), `"diagonal"` none; an integer L: all, where P⁻¹ is a diagonal and
+      a part of rank L (LO-FI), in numbers and operations of the order L p and L² p;
     - `prior`: the variance of a parameter before the first step; `forgetting`: λ. Each is a number, or a function of
       the model that gives a pytree of numbers like its trained leaves;
     - `cap`: the largest variance, in priors: forgetting without excitation goes no further;
@@ -77,7 +101,8 @@ class Kalman(eqx.Module):
     Raises `ValueError` for numbers out of range and unknown blocks; `init` raises `TypeError` for leaves that an
     algorithm learns itself (DNI, KeRNL).
 
-    Reference: Puskorius & Feldkamp, 1994 (blocks by unit); Ollivier, 2018 (1703.00209).
+    Reference: Puskorius & Feldkamp, 1994 (blocks by unit); Ollivier, 2018 (1703.00209);
+    Chang et al., 2023 (2305.19535; low rank).
     """
 
     prior: Number | PerParameter
@@ -88,7 +113,7 @@ class Kalman(eqx.Module):
     noise_decay: Number
     noise_floor: Number
     horizon: Number
-    blocks: str = eqx.field(static=True)
+    blocks: str | int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -103,12 +128,8 @@ class Kalman(eqx.Module):
         noise_floor: Any = 1e-3,
         horizon: Any = 1,
     ):
-        if isinstance(blocks, int) and not isinstance(blocks, bool):
-            raise ValueError(
-                f"Kalman(blocks={blocks}): a diagonal with a part of low rank is not there yet; choose one of {FORMS}."
-            )
-        if blocks not in FORMS:
-            raise ValueError(f"Kalman: blocks is one of {FORMS}, got {blocks!r}.")
+        if blocks not in FORMS and not (type(blocks) is int and blocks > 0):
+            raise ValueError(f"Kalman: blocks is one of {FORMS}, or an integer rank >= 1, got {blocks!r}.")
         self.blocks = blocks
         self.prior = _number("prior", prior, 0, math.inf)
         self.forgetting = _number("forgetting", forgetting, 0, 1.0)
@@ -121,7 +142,7 @@ class Kalman(eqx.Module):
 
     def init(self, trained: PyTree[Array], model: Any, *, outputs: int = 1) -> KalmanState:
         """The state before the first step. `outputs`: how many numbers have a noise of their own."""
-        form = divided(trained, model, self.blocks)
+        form = divided(trained, model, "full" if isinstance(self.blocks, int) else self.blocks)
         dtype = trace_dtype(jnp.result_type(*jax.tree.leaves(trained)))
 
         def each(value, name):
@@ -130,16 +151,22 @@ class Kalman(eqx.Module):
             return jnp.full(form.parameters, jnp.asarray(value, dtype))
 
         prior = each(self.prior, "prior")
-        ends = np.cumsum([members.size for members in form.classes])[:-1]
         return KalmanState(
-            covariance=tuple(
-                part.reshape(members.shape)[:, :, None] * jnp.eye(members.shape[1], dtype=dtype)[None]
-                for part, members in zip(jnp.split(prior, ends), form.classes, strict=True)
-            ),
+            covariance=self._start(prior, form),
             noise=jnp.full(outputs, jnp.asarray(self.noise, dtype)),
             forgetting=each(self.forgetting, "forgetting"),
             cap=prior * jnp.asarray(self.cap, dtype),
             blocks=form,
+        )
+
+    def _start(self, prior, form):
+        """P of these variances and nothing else."""
+        if isinstance(self.blocks, int):
+            return LowRank(prior, jnp.zeros((min(self.blocks, form.parameters), form.parameters), prior.dtype))
+        ends = np.cumsum([members.size for members in form.classes])[:-1]
+        return tuple(
+            part.reshape(members.shape)[:, :, None] * jnp.eye(members.shape[1], dtype=prior.dtype)[None]
+            for part, members in zip(jnp.split(prior, ends), form.classes, strict=True)
         )
 
     def sensitivity(self, pull: Callable[[Array], tuple[PyTree]], y: Float[Array, " outputs"]) -> PyTree[Array]:
@@ -155,6 +182,8 @@ class Kalman(eqx.Module):
         given: Bool[Array, " rows"],
         *,
         fisher: Float[Array, ...] | None = None,
+        weight: Float[Array, " rows"] | None = None,
+        reach: Float[Array, " rows"] | None = None,
     ) -> tuple[KalmanState, PyTree[Array]]:
         r"""The state and the parameters after a step.
 
@@ -162,7 +191,9 @@ class Kalman(eqx.Module):
         - `error`: y - ŷ of each row; `given`: whether there is one;
         - `fisher`: for a loss of an exponential family whose natural parameter is ŷ (logits): its Fisher matrix, of
           all rows (rows, rows) or of each stream (streams, outputs, outputs), which may be singular. `error` is then
-          T(y) - E[T], minus the gradient of the loss by ŷ. This is the online natural gradient.
+          T(y) - E[T], minus the gradient of the loss by ŷ. This is the online natural gradient;
+        - `reach`: how far each row's output may move in a step, for a family whose mean bends away;
+        - `weight`: the share of the information of each row, in (0, 1]: its noise is R over that.
         """
         state.blocks.check(trained)
         dtype = state.noise.dtype
@@ -176,39 +207,52 @@ class Kalman(eqx.Module):
                 f"{len(state.noise)} outputs do not fit: give a row for each error, and init(..., outputs=) "
                 "that divides them."
             )
+        noise = jnp.tile(state.noise * jnp.sqrt(number(self.horizon)), repeats)
+        given = given & jnp.isfinite(error)
         covariance, change, used = correct(
             state.covariance,
             sensitivity,
             error,
             given,
-            jnp.tile(state.noise * jnp.sqrt(number(self.horizon)), repeats),
+            noise if weight is None else noise / weight.astype(dtype),
             state.forgetting,
             state.cap,
             clip=number(self.clip),
-            root=None if fisher is None else _root(fisher.astype(dtype), len(error)),
+            root=None if fisher is None else _root(fisher.astype(dtype), given),
+            reach=None if reach is None else reach.astype(dtype),
         )
-        noise = state.noise if fisher is not None else self._noise(state.noise, error, used)
+        if fisher is None:
+            square = error * error if weight is None else error * (error * weight.astype(dtype))
+            noise = self._noise(state.noise, square, used)
+        else:
+            noise = state.noise
         state = KalmanState(covariance, noise, state.forgetting, state.cap, state.blocks)
         return state, state.blocks.added(trained, change)
 
-    def _noise(self, noise, error, used):
-        """R after the errors of a step, the mean over streams of each output."""
+    def _noise(self, noise, square, used):
+        """R after the squared errors of a step, the mean over streams of each output."""
         number = lambda value: jnp.asarray(value, noise.dtype)
         decay, floor, largest = number(self.noise_decay), number(self.noise_floor), jnp.finfo(noise.dtype).max
-        error, used = error.reshape(-1, len(noise)), used.reshape(-1, len(noise))
+        square, used = square.reshape(-1, len(noise)), used.reshape(-1, len(noise))
         limit = jnp.minimum(number(self.clip) ** 2 * noise + floor, largest)
-        square = jnp.sum(jnp.where(used, jnp.minimum(error * error, limit), 0), 0)
+        total = jnp.sum(jnp.where(used, jnp.minimum(square, limit), 0), 0)
         count = used.sum(0)
-        mean = square / jnp.maximum(count, 1).astype(noise.dtype)
+        mean = total / jnp.maximum(count, 1).astype(noise.dtype)
         return jnp.where(count > 0, jnp.maximum(decay * noise + (1 - decay) * mean, floor), noise)
 
     def grow(self, state: KalmanState, trained: PyTree[Array], model: Any) -> KalmanState:
         """The state of a model that has grown: what is known of parameters of the same path stays, new ones get
         the prior. Parameters that are no longer trained are forgotten."""
         fresh = self.init(trained, model, outputs=len(state.noise))
-        entries = jnp.concatenate([p.ravel() for p in state.covariance])
-        taken = lambda new, source: jnp.where(source < 0, new, entries[source])
-        covariance = tuple(map(taken, fresh.covariance, fresh.blocks.sources(state.blocks)))
+        new, old = fresh.covariance, state.covariance
+        if isinstance(new, LowRank) and isinstance(old, LowRank):
+            covariance = carried(new, old, fresh.blocks.before(state.blocks))
+        elif isinstance(new, tuple) and isinstance(old, tuple):
+            entries = jnp.concatenate([p.ravel() for p in old])
+            taken = lambda new, source: jnp.where(source < 0, new, entries[source])
+            covariance = tuple(map(taken, new, fresh.blocks.sources(state.blocks)))
+        else:
+            raise ValueError("Kalman: the state is of another form of blocks: grow it by the filter that made it.")
         return KalmanState(covariance, state.noise, fresh.forgetting, fresh.cap, fresh.blocks)
 
     def bytes(self, trained: PyTree[Array], model: Any, *, outputs: int = 1) -> int:
@@ -225,8 +269,12 @@ class Kalman(eqx.Module):
         return _cost.flops(self, state, trained, rows, jnp.zeros(count, state.noise.dtype), jnp.ones(count, bool))
 
 
-def _root(fisher, count):
-    """B of F = B Bᵀ for all rows, from the Fisher matrix of all of them or of each stream."""
+def _root(fisher, given):
+    """B of F = B Bᵀ for all rows, from the Fisher matrix of all of them or of each stream, without rows that are not
+    given."""
+    count = len(given)
+    given = given.reshape(fisher.shape[:-1])
+    fisher = jnp.where(given[..., :, None] & given[..., None, :], fisher, 0)
     if fisher.ndim == 2:
         return root(fisher)
     streams, outputs, _ = fisher.shape

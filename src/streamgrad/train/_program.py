@@ -19,7 +19,7 @@ from ._evidence import Evidence, Finding
 from ._guard import Guard
 from ._memory import Memory, Told, counted
 from ._rules import Rule
-from ._update import Update
+from ._update import Price, Update
 from ._window import Window
 
 
@@ -92,6 +92,19 @@ class Program:
             signal = self.rule.typed(y, signal)
             memory = memory._replace(window=self.window.init(memory.carry, x, signal, self.every, self.lead))
         return memory
+
+    def price(self, arrays: PyTree[Array], y: Any) -> tuple[Price, int]:
+        """What the update keeps and does when one stream predicts such a y, and the bytes of its state."""
+        y = jax.ShapeDtypeStruct((*self.lead, *y.shape), y.dtype)
+
+        def begun(arrays):
+            trained = eqx.filter(arrays, self.trained)
+            state = self.update.init(trained, self.lead)
+            return state if self.update.is_sized(state) else self.update.sized(state, trained, y, self.lead)
+
+        state = eqx.filter_eval_shape(begun, arrays)
+        leaves = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.ShapeDtypeStruct)]
+        return self.update.price(state, self.streams or 1), sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     def is_open(self, memory: Memory) -> bool:
         """Whether a memory has all that depends on shapes which only a step tells."""

@@ -88,8 +88,7 @@ class Loss(Rule):
         if self.family is None:
             return memory, Finding(there, loss, slope)
         each = self.family if self.streams is None else jax.vmap(self.family)
-        error, given, fisher = each(y, self.typed(y, signal))
-        return memory, Finding(there, loss, slope, error, given, fisher)
+        return memory, Finding(there, loss, slope, **each(y, self.typed(y, signal))._asdict())
 
     def wrong(self, finding):
         return finding.loss

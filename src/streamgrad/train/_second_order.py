@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 from .._growth import overlaid
 from ..readout import Readout
 from ._kalman import Kalman, KalmanState
-from ._update import Update
+from ._update import Price, Update
 
 
 class FilterState(NamedTuple):
@@ -51,6 +51,12 @@ class Filter(Update):
         del lead
         return FilterState((), jax.tree.map(jnp.zeros_like, trained) if self.every > 1 else ())
 
+    def price(self, state, streams=1):
+        kalman = state.kalman
+        rows = len(kalman.noise) * streams
+        name = f"Kalman(blocks={self.kalman.blocks!r})"
+        return Price(name, kalman.parts, kalman.numbers, kalman.multiply_adds(rows), rows)
+
     def is_sized(self, state):
         return state.kalman != ()
 
@@ -77,14 +83,16 @@ class Filter(Update):
             change = lambda old, new: old - by_row(finding.discount, new).astype(new.dtype) * new
             rows, state = jax.tree.map(change, state.before, rows), state._replace(before=rows)
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[lead + 1 :]), rows)
-        error, given, fisher = finding.error.ravel(), finding.given.ravel(), finding.fisher
+        error, given = finding.error.ravel(), finding.given.ravel()
+        by_row = {"weight": finding.weight, "reach": finding.reach}
+        kind = {"fisher": finding.fisher, **{k: None if v is None else v.ravel() for k, v in by_row.items()}}
         sound = guard.sound(error.sum(), evidence.given, flat)
         given = given & sound
         if self.every == 1:
-            kalman, trained = self.kalman(state.kalman, trained, flat, error, given, fisher=fisher)
+            kalman, trained = self.kalman(state.kalman, trained, flat, error, given, **kind)
             return state._replace(kalman=kalman), trained, sound
         error = error - _times(flat, state.moved).astype(error.dtype)
-        kalman, moved = self.kalman(state.kalman, state.moved, flat, error, given, fisher=fisher)
+        kalman, moved = self.kalman(state.kalman, state.moved, flat, error, given, **kind)
         still = lambda both: both
         move = lambda both: (jax.tree.map(jnp.zeros_like, both[0]), jax.tree.map(jnp.add, both[1], both[0]))
         moved, trained = jax.lax.cond(jnp.asarray(evidence.due), move, still, (moved, trained))

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from .._order import computed
 from .._trained import check_update, updated
-from ._update import Update
+from ._update import Price, Update
 
 
 class TracesState(NamedTuple):
@@ -43,6 +43,10 @@ class Traces(Update):
 
     def check(self, trained):
         check_update(self.optimiser, trained, {}, "TDLambda")
+
+    def price(self, state, streams=1):
+        del state, streams
+        return Price("eligibility traces and an Optax transformation", pullbacks=self.predictions)
 
     def sensitivity(self, pull, y):
         """∂y/∂θ: a row for each prediction, or of its own rows the derivative of the sum, which is the same."""

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, PyTree
 
 from .._growth import overlaid
 from ._evidence import Evidence
 from ._guard import Guard
+
+
+class Price(NamedTuple):
+    """What an update keeps and does.
+
+    - `name`; `blocks`: of a covariance, (how many, of how many parameters); `numbers`: that say the covariance;
+    - `multiply_adds`: of a step, without the pullbacks; None where nobody counted them; `pullbacks`: of a step.
+    """
+
+    name: str
+    blocks: tuple[tuple[int, int], ...] = ()
+    numbers: int = 0
+    multiply_adds: int | None = None
+    pullbacks: int = 1
 
 
 class Update(abc.ABC):
@@ -32,6 +46,11 @@ class Update(abc.ABC):
     def check(self, trained: PyTree[Array]) -> None:
         """Raise `TypeError` for parameters that it cannot move, from shapes alone."""
         del trained
+
+    def price(self, state: Any, streams: int = 1) -> Price:
+        """What it keeps in such a state, and does in a step of so many streams."""
+        del state, streams
+        return Price(type(self).__name__)
 
     def is_sized(self, state: Any) -> bool:
         """Whether the state has all that depends on the shape of the predictions."""
