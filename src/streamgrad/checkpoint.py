@@ -239,9 +239,6 @@ def _decode(tensors: dict[str, np.ndarray], head: dict[str, Any], like: PyTree) 
         if kind[0] == "scalar":
             restored.append(head["scalars"][name])
             continue
-        if name not in tensors:  # added since
-            restored.append(leaf)
-            continue
         raw = tensors[name].tobytes()
         if kind[0] == "key":
             data = jax.random.key_data(leaf)
