@@ -567,6 +567,18 @@ def test_the_users_model_survives():
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(weights(st.model)))
 
 
+def test_the_model_of_a_state_outlives_it():
+    learner, given = linear(), stream()
+    st = learner.init(key=KEY)
+    model = learner.model(st)
+    before = copied(weights(model))
+    assert_equal(weights(st.model), before)
+    drive(learner, st, given)
+    assert_equal(weights(model), before)
+    with pytest.raises(RuntimeError, match="consumed"):
+        learner.model(st)
+
+
 def test_a_reset_begins_anew_and_keeps_running_statistics():
     """After it all is as with a fresh state with these weights and statistics; the last cumulant still teaches."""
     learner, given = horde(), many(6)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from .. import _health as health
 from .._growth import grown
 from .._memory import fitted, is_algorithm
+from .._owned import owned
 from .._trained import checked_optimiser, split, trained
 from ..cells._cell import check_sizes
 from ..nn import Sequential, due
@@ -190,6 +191,12 @@ class TDLambda:
             parts.append(out)
             start = end
         return st, parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+    def model(self, st: TDState) -> Any:
+        """The model with its present weights, copies that live on when `st` is consumed."""
+        st.refuse_consumed()
+        arrays, rest = eqx.partition(st.model, eqx.is_array)
+        return eqx.combine(owned(arrays), rest)
 
     def warnings(self, st: TDState) -> list[str]:
         """What is growing out of bounds or was skipped, with the likely cause: ask now and then in a long run.
