@@ -84,8 +84,8 @@ class Filter(Update):
             rows, state = jax.tree.map(change, state.before, rows), state._replace(before=rows)
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[lead + 1 :]), rows)
         error, given = finding.error.ravel(), finding.given.ravel()
-        by_row = {"weight": finding.weight, "reach": finding.reach}
-        kind = {"fisher": finding.fisher, **{k: None if v is None else v.ravel() for k, v in by_row.items()}}
+        optional = {"weight": finding.weight, "reach": finding.reach}
+        kind = {"fisher": finding.fisher, **{k: None if v is None else v.ravel() for k, v in optional.items()}}
         sound = guard.sound(error.sum(), evidence.given, flat)
         given = given & sound
         if self.every == 1:
