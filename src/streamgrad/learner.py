@@ -168,6 +168,11 @@ class Learner:
 
     # Public calls.
 
+    @property
+    def program(self) -> Program:
+        """The pure functions that this learner drives."""
+        return self._program
+
     def init(self, *, key: PRNGKeyArray, like: tuple[Any, Any] | None = None, model: Any = None) -> LearnerState:
         """The state before the first step: the model's weights, empty traces, a fresh optimiser. The key is of carries
         and noise: it draws no weights.
