@@ -67,9 +67,7 @@ class Fleet:
         late: str = "refuse",
         like: tuple[Any, Any] | None = None,
     ):
-        if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
-            raise ValueError(f"slots must be an integer >= 1, got {slots!r}: it is how many learners stay in memory.")
-        self.kernel = Kernel(
+        kernel = Kernel(
             make,
             update,
             loss=loss,
@@ -80,7 +78,26 @@ class Fleet:
             estimator=estimator,
             like=like,
         )
-        self.slots, self._torn = slots, False
+        self._set_up(kernel, slots, store, late)
+
+    @classmethod
+    def of(
+        cls,
+        kernel: Kernel,
+        *,
+        slots: int = 10_000,
+        store: str | os.PathLike[str] | None = None,
+        late: str = "refuse",
+    ) -> Fleet:
+        """A fleet of a kernel that may be there already: fleets of one kernel share its compiled programs."""
+        fleet = cls.__new__(cls)
+        fleet._set_up(kernel, slots, store, late)
+        return fleet
+
+    def _set_up(self, kernel: Kernel, slots: int, store: str | os.PathLike[str] | None, late: str) -> None:
+        if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
+            raise ValueError(f"slots must be an integer >= 1, got {slots!r}: it is how many learners stay in memory.")
+        self.kernel, self.slots, self._torn = kernel, slots, False
         self._table: Table | None = None
         self._store = Store(store)
         try:

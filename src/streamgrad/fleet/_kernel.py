@@ -208,10 +208,11 @@ class Kernel:
                 to[d, : len(wave.rows[d])] = source[start + wave.rows[d]]
             at += n
         new, now = jax.tree.map(np.asarray, programs.wave(rows, laid, starts, counts, blocks))
-        save(called, new[0, :at] if len(wave.keys) == 1 else np.concatenate([new[d, : len(wave.keys[d])] for d in devices]))
+        save(called, np.concatenate([new[d, : len(wave.keys[d])] for d in devices]))
         for d in devices:
+            turn, lane = _turns(wave.counts[d], programs.lanes)
             for to, source in zip(jax.tree.leaves(told), jax.tree.leaves(now), strict=True):
-                to[start + wave.rows[d]] = source[d, : len(wave.rows[d])]
+                to[start + wave.rows[d]] = source[d, turn, lane]
 
     def _waves(self, keys: list[Key], most: int) -> Iterator[tuple[list[Key], Wave]]:
         """The waves of some rows: busy keys first, so that those which go together are about equally busy."""
@@ -233,6 +234,14 @@ class Kernel:
             order = mine[np.argsort(lane[ids[mine]], kind="stable")]
             ends = np.cumsum([counts[group].sum() for group in groups])[:-1]
             yield names, Wave([group.tolist() for group in groups], [counts[g] for g in groups], np.split(order, ends))
+
+
+def _turns(counts: np.ndarray, lanes: int) -> tuple[np.ndarray, np.ndarray]:
+    """In which turn of a wave, and in which lane, each step was taken: learner by learner."""
+    each = np.repeat(np.arange(len(counts)), counts)
+    step = np.arange(len(each)) - np.repeat(np.cumsum(counts) - counts, counts)
+    longest = np.maximum.reduceat(counts, np.arange(0, len(counts), lanes))
+    return (np.cumsum(longest) - longest)[each // lanes] + step, each % lanes
 
 
 def _filled(array: np.ndarray, length: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from ._rows import Rows
 LANES = {"cpu": 8}
 MORE_LANES = 256
 #: Learners of a wave and rows of a wave at most, fewer where they would take more bytes than this.
-MOST_LEARNERS, MOST_ROWS, WAVE_BYTES = 512, 4096, 2**20
+MOST_LEARNERS, MOST_ROWS, WAVE_BYTES = 512, 1024, 2**20
 
 
 class Programs:
@@ -108,37 +108,36 @@ class Programs:
         counts: Int32[Array, " room"],
         blocks: Int32[Array, ""],
     ) -> tuple[UInt32[Array, "room words"], Told]:
-        """The rows after all learners took their steps, and what was told of each step, by the inputs' places.
+        """The rows after all learners took their steps, and what was told, (turns, lanes, ...).
 
-        Learner k takes the inputs `starts[k] .. starts[k] + counts[k]`, one after another; `lanes` learners go
-        together, as many steps as the busiest of them has."""
-        told = jax.tree.map(lambda leaf: jnp.zeros((self.length, *leaf.shape), leaf.dtype), self.told)
+        Learner k takes the inputs `starts[k] .. starts[k] + counts[k]`, one after another. `lanes` learners go
+        together, as many turns as the busiest of them has steps; then come the next."""
+        told = jax.tree.map(lambda leaf: jnp.zeros((self.length, self.lanes, *leaf.shape), leaf.dtype), self.told)
 
-        def block(b, both):
-            rows, told = both
+        def block(b, all):
+            turn, rows, told = all
             cut = lambda a: jax.lax.dynamic_slice_in_dim(a, b * self.lanes, self.lanes)
             memory = jax.vmap(self.rows.unpack)(cut(rows))
-            memory, told = self._steps(memory, told, inputs, cut(starts), cut(counts))
+            turn, memory, told = self._turns(turn, memory, told, inputs, cut(starts), cut(counts))
             rows = jax.lax.dynamic_update_slice_in_dim(rows, jax.vmap(self.rows.pack)(memory), b * self.lanes, 0)
-            return rows, told
+            return turn, rows, told
 
-        return jax.lax.fori_loop(0, blocks, block, (rows, told))
+        return jax.lax.fori_loop(0, blocks, block, (jnp.zeros((), starts.dtype), rows, told))[1:]
 
-    def _steps(self, memory, told, inputs, starts, counts):
-        most = counts.max()
+    def _turns(self, begin, memory, told, inputs, starts, counts):
+        end = begin + counts.max()
 
         def body(all):
-            step, memory, told = all
-            live = step < counts
+            turn, memory, told = all
+            step = turn - begin
             place = jnp.minimum(starts + step, self.length - 1)
             x, target, reset = jax.tree.map(lambda a: a.at[place].get(mode="promise_in_bounds"), inputs)
             new, now = jax.vmap(self.program.step)(memory, x, target, reset)
-            memory = jax.tree.map(select(live), new, memory)
-            put = lambda all, new: all.at[jnp.where(live, place, self.length)].set(new, mode="drop")
-            return step + 1, memory, jax.tree.map(put, told, now)
+            memory = jax.tree.map(select(step < counts), new, memory)
+            put = lambda all, new: jax.lax.dynamic_update_slice_in_dim(all, new[None], turn, 0)
+            return turn + 1, memory, jax.tree.map(put, told, now)
 
-        start = jnp.zeros((), counts.dtype), memory, told
-        return jax.lax.while_loop(lambda all: all[0] < most, body, start)[1:]
+        return jax.lax.while_loop(lambda all: all[0] < end, body, (begin, memory, told))
 
     # Questions.
 
