@@ -30,9 +30,16 @@ class Store:
         self.path = ":memory:" if path is None else os.fspath(path)
         try:
             self._db = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
-            self._identify()
         except sqlite3.DatabaseError as error:
             raise self._refused(error) from None
+        try:
+            self._identify()
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise self._refused(error) from None
+        except FleetError:
+            self._db.close()
+            raise
         self.count = self._one("SELECT count(*) FROM states")
 
     def _identify(self) -> None:
