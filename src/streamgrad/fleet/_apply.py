@@ -43,9 +43,14 @@ def apply(
     newborn = [key for key in dict.fromkeys(names) if key not in rows]
     rows |= zip(newborn, kernel.born(newborn), strict=True)
 
-    def save(keys: list[Key], new: np.ndarray) -> None:
-        rows.update(zip(keys, new, strict=True))
+    def load(keys: list[list[Key]], out: list[np.ndarray]) -> None:
+        for some, its in zip(keys, out, strict=True):
+            its[:] = [rows[key] for key in some]
 
-    told = kernel.learn(names, inputs, lambda keys: np.stack([rows[key] for key in keys]), save, len(names))
+    def save(keys: list[list[Key]], new: list[np.ndarray]) -> None:
+        for some, its in zip(keys, new, strict=True):
+            rows.update(zip(some, its, strict=True))
+
+    told = kernel.learn(names, inputs, load, save, len(names))
     after = {key: kernel.codec.encode(row) for key, row in rows.items()}
     return [after[key] for key in names], Output(*told)

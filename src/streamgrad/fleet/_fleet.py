@@ -138,12 +138,16 @@ class Fleet:
     def _learn(self, names: list[Key], inputs: Any, last: dict[Key, int]) -> Output:
         table = self._begin()
 
-        def load(keys):
-            return table.rows[table.admit(keys)]
+        def load(keys, rows):
+            places = table.admit([key for some in keys for key in some])
+            for some, its in _parts(places, rows):
+                np.take(table.rows, some, axis=0, out=its, mode="clip")
 
         def save(keys, rows):
-            places = [table.slot[key] for key in keys]
-            table.rows[places] = rows
+            keys = [key for some in keys for key in some]
+            places = np.fromiter((table.slot[key] for key in keys), np.int64, len(keys))
+            for some, its in _parts(places, rows):
+                table.rows[some] = its
             table.dirty[places] = True
             if last:
                 table.clocks[places] = [last[key] for key in keys]
@@ -323,6 +327,11 @@ class Fleet:
         self._torn = not asks
         yield self._table
         self._torn = False
+
+
+def _parts(places: np.ndarray, rows: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The places of each device's rows, and the rows."""
+    return zip(np.split(places, np.cumsum([len(its) for its in rows])[:-1]), rows, strict=True)
 
 
 def _spread(leaf: np.ndarray, kept: np.ndarray, count: int) -> np.ndarray:

@@ -175,13 +175,14 @@ class Kernel:
         self,
         keys: list[Key],
         inputs: tuple[PyTree, PyTree, np.ndarray],
-        load: Callable[[list[Key]], np.ndarray],
-        save: Callable[[list[Key], np.ndarray], None],
+        load: Callable[[list[list[Key]], list[np.ndarray]], None],
+        save: Callable[[list[list[Key]], list[np.ndarray]], None],
         most: int,
     ) -> Any:
         """Learn from rows in any order of keys, and return what was told of each, in the order of the rows.
 
-        - `load(keys) -> rows`, `save(keys, rows)`: called in turn, each time for at most `most` distinct keys."""
+        - `load(keys, rows)` fills in the rows of keys, `save(keys, rows)` takes them back: lists, an entry for each
+          device; called in turn, each time for at most `most` distinct keys."""
         programs = self.programs
         told = jax.tree.map(lambda leaf: np.empty((len(keys), *leaf.shape), leaf.dtype), programs.told)
         for start in range(0, len(keys), programs.length):
@@ -192,23 +193,22 @@ class Kernel:
 
     def _learn(self, names, wave: Wave, start: int, inputs, told, load, save) -> None:
         programs, devices = self.programs, range(len(wave.keys))
-        rows = np.zeros((programs.devices, programs.room, programs.rows.words), np.uint32)
-        starts = np.zeros((programs.devices, programs.room), np.int32)
-        counts, blocks = np.zeros_like(starts), np.zeros(programs.devices, np.int32)
-        laid = jax.tree.map(lambda leaf: np.zeros((programs.devices, programs.length, *leaf.shape[1:]), leaf.dtype), inputs)
-        called = [names[k] for d in devices for k in wave.keys[d]]
-        loaded, at = load(called), 0
+        shape = programs.devices, programs.room
+        starts, counts, blocks = np.zeros(shape, np.int32), np.zeros(shape, np.int32), np.zeros(shape[0], np.int32)
+        zeros = lambda leaf: np.zeros((shape[0], programs.length, *leaf.shape[1:]), leaf.dtype)
+        laid = jax.tree.map(zeros, inputs)
         for d in devices:
             n, count = len(wave.keys[d]), wave.counts[d]
-            rows[d, :n] = loaded[at : at + n]
             counts[d, :n] = count
             starts[d, 1:n] = np.cumsum(count)[:-1]
             blocks[d] = -(-n // programs.lanes)
             for to, source in zip(jax.tree.leaves(laid), jax.tree.leaves(inputs), strict=True):
                 to[d, : len(wave.rows[d])] = source[start + wave.rows[d]]
-            at += n
-        new, now = jax.tree.map(np.asarray, programs.wave(rows, laid, starts, counts, blocks))
-        save(called, np.concatenate([new[d, : len(wave.keys[d])] for d in devices]))
+        called = [[names[k] for k in keys] for keys in wave.keys]
+        mine = lambda all: [all[d, : len(keys)] for d, keys in enumerate(called)]
+        load(called, mine(programs.buffer))
+        new, now = jax.tree.map(np.asarray, programs.wave(programs.buffer, laid, starts, counts, blocks))
+        save(called, mine(new))
         for d in devices:
             turn, lane = _turns(wave.counts[d], programs.lanes)
             for to, source in zip(jax.tree.leaves(told), jax.tree.leaves(now), strict=True):

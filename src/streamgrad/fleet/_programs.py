@@ -23,7 +23,9 @@ from ._rows import Rows
 LANES = {"cpu": 8}
 MORE_LANES = 256
 #: Learners of a wave and rows of a wave at most, fewer where they would take more bytes than this.
-MOST_LEARNERS, MOST_ROWS, WAVE_BYTES = 512, 1024, 2**20
+MOST_LEARNERS, MOST_ROWS, WAVE_BYTES = 512, 1024, 2**21
+#: How memory must begin to be read in place.
+_ALIGNED = 64
 
 
 class Programs:
@@ -50,7 +52,7 @@ class Programs:
         self.unpack = jax.jit(self.rows.unpack)
         self.suspects = compiled(jax.vmap(self._suspect))
         self._wave = compiled(self._one_wave)
-        self.devices, self.mesh = 1, None
+        self._on(1)
 
     def wave(self, *arguments):
         """Learn: `(rows, inputs, starts, counts, blocks) -> (rows, told)`, of each device's own, on a leading axis."""
@@ -61,7 +63,15 @@ class Programs:
         spec = PartitionSpec(mesh.axis_names)
         mapped = jax.shard_map(self._one_wave, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
         self._wave = jax.jit(mapped, compiler_options=compiler_options(batched=True))
-        self.devices, self.mesh = mesh.size, mesh
+        self._on(mesh.size)
+
+    def _on(self, devices: int) -> None:
+        """So many devices, and the rows that go to them: always the same memory, where a CPU may read it in place."""
+        self.devices = devices
+        size = devices * self.room * self.rows.words
+        raw = np.zeros(size + _ALIGNED // 4, np.uint32)
+        start = -raw.ctypes.data % _ALIGNED // 4
+        self.buffer = raw[start : start + size].reshape(devices, self.room, self.rows.words)
 
     # A learner before its first row.
 
