@@ -49,14 +49,16 @@ from .train import Kalman as Kalman, Mixture as Mixture
 __version__ = "0.1.0"
 
 #: Parts that take longer to import than a loop of learning needs: imported when they are asked for.
-_LATER = ("checkpoint", "data", "forecast")
+_LATER = ("checkpoint", "data", "fleet", "forecast", "sharding")
 
 
 def __getattr__(name: str):
+    if name == "Fleet":
+        return _importlib.import_module(f"{__name__}.fleet").Fleet
     if name in _LATER:
         return _importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted({*globals(), *_LATER, "Fleet"})

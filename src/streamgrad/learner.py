@@ -169,6 +169,20 @@ class Learner:
 
     # Public calls.
 
+    @property
+    def program(self) -> Program:
+        """The pure functions that this learner drives."""
+        return self._program
+
+    def of(self, model: Any) -> Learner:
+        """A learner of another model, with this one's optimiser, loss and all else."""
+        return self._again(model)
+
+    @property
+    def template(self) -> Any:
+        """The model that this learner was made of."""
+        return eqx.combine(self._template, self._program.static)
+
     def init(self, *, key: PRNGKeyArray, like: tuple[Any, Any] | None = None, model: Any = None) -> LearnerState:
         """The state before the first step: the model's weights, empty traces, a fresh optimiser. The key is of carries
         and noise: it draws no weights.

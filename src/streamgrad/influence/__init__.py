@@ -12,7 +12,7 @@ from ._function import Columnwise
 from ._layout import Layout as Layout
 from ._local import Internal as Internal, Local as Local, own_dynamics as own_dynamics
 from ._packed import immediate as immediate, per_unit as per_unit, unpack as unpack
-from ._ragged import Ragged
+from ._ragged import Ragged as Ragged
 
 #: Time of a gathered multiply-add over one inside a matrix product, measured on CPUs.
 GATHER_COST = 10

@@ -31,16 +31,25 @@ class DenseRows(Layout[Bank]):
         return jnp.zeros((self.blocks, core.entries * m, m, per_unit(core)), trace_dtype(core.dtype))
 
     def advance(self, core, trace, state, x):
+        state, d, own = self.factors(core, state, x, trace.dtype)
+        return state, self.moved(core, trace, d, own)
+
+    def factors(self, core, state, x, dtype):
+        """The new state, D, and I of each unit's own parameters."""
         step = core.linearise(state, x)
+        d = jax.lax.optimization_barrier(self.dynamics(core, step).astype(dtype))
+        return step.state, d, immediate(core, step, dtype)
+
+    def moved(self, core, trace, d, own):
+        """I + D J; of some of each unit's parameters, where trace and I hold no more."""
         c, rows, m, p = trace.shape
-        d = jax.lax.optimization_barrier(self.dynamics(core, step).astype(trace.dtype))
         new = (d @ trace.reshape(c, rows, m * p)).reshape(c, core.entries, m, m, p)
         if self.mask is not None:
             new = jnp.where(self.mask.value[None, None, :, :, None], new, 0)
-        own = immediate(core, step, trace.dtype).reshape(core.entries, c, m, p)
+        own = own.reshape(core.entries, c, m, p)
         each = np.arange(m)
         new = new.at[:, :, each, each].add(jnp.moveaxis(own, 0, 1))
-        return step.state, new.reshape(trace.shape)
+        return new.reshape(trace.shape)
 
     def dynamics(self, core, step):
         """D as (blocks, rows, rows)."""
@@ -77,10 +86,14 @@ class DenseRows(Layout[Bank]):
         return jnp.zeros((c, m, m), core.dtype).at[at].add(product)
 
     def pullback(self, core, trace, cotangent):
+        return unpack(core, self.pulled(core, trace, cotangent))
+
+    def pulled(self, core, trace, cotangent):
+        """The gradient of each unit's parameters, (units, parameters)."""
         c, rows, m, p = trace.shape
         delta = jnp.moveaxis(cotangent.reshape(core.entries, c, m), 0, 1).reshape(c, 1, rows).astype(trace.dtype)
         grad = delta @ trace.reshape(c, rows, m * p)
-        return unpack(core, grad.reshape(c * m, p))
+        return grad.reshape(c * m, p)
 
     def flops(self, core):
         m = core.units // self.blocks

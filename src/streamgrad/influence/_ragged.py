@@ -33,12 +33,20 @@ class Ragged(Layout[Bank]):
         return _plan(core.links, core.entries, core.emits, core.structure, self.n, _used(core))
 
     def advance(self, core, trace, state, x):
+        state, d, own = self.factors(core, state, x, trace.dtype)
+        return state, self.moved(core, trace, d, own)
+
+    def factors(self, core, state, x, dtype):
+        """The new state, the non-zeros of D in the plan's order, and I of each unit's own parameters."""
         plan = self.plan(core)
         step = core.linearise(state, x)
-        d = self._values(core, step, plan).astype(trace.dtype)
-        own = immediate(core, step, trace.dtype).reshape(-1, trace.shape[1])
+        d = self._values(core, step, plan).astype(dtype)
         # All factors in one gather, before the loops over rows.
-        d, own = jax.lax.optimization_barrier((d[plan.slots], own))
+        return step.state, *jax.lax.optimization_barrier((d[plan.slots], immediate(core, step, dtype)))
+
+    def moved(self, core, trace, d, own):
+        """M ∘ (I + D J); of some of each unit's parameters, where trace and I hold no more."""
+        plan, own = self.plan(core), own.reshape(-1, trace.shape[1])
         parts, start = [], 0
         for rows in plan.classes:
             total = None
@@ -50,7 +58,7 @@ class Ragged(Layout[Bank]):
                 added = own[rows.immediate]
                 total = added if total is None else total + added
             parts.append(jnp.zeros((rows.count, trace.shape[1]), trace.dtype) if total is None else total)
-        return step.state, jnp.concatenate(parts)
+        return jnp.concatenate(parts)
 
     def _values(self, core, step, plan):
         """All non-zeros of D as one vector, in the order of the plan's slots."""
@@ -63,9 +71,13 @@ class Ragged(Layout[Bank]):
         return jnp.concatenate([*values, jnp.zeros(1, core.dtype)])
 
     def pullback(self, core, trace, cotangent):
+        return unpack(core, self.pulled(core, trace, cotangent))
+
+    def pulled(self, core, trace, cotangent):
+        """The gradient of each unit's parameters, (units, parameters)."""
         plan = self.plan(core)
         weighted = cotangent.reshape(-1).astype(trace.dtype)[plan.row][:, None] * trace
-        return unpack(core, jax.ops.segment_sum(weighted, plan.unit, core.units))
+        return jax.ops.segment_sum(weighted, plan.unit, core.units)
 
     def flops(self, core):
         plan = self.plan(core)

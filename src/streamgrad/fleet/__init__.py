@@ -1,0 +1,7 @@
+"""Fleets: one learner for each key, thousands in memory, the rest on the disk."""
+
+from .._memory import Output as Output
+from ._apply import apply as apply
+from ._errors import FleetError as FleetError
+from ._fleet import Fleet as Fleet
+from ._kernel import Kernel as Kernel
