@@ -63,6 +63,7 @@ EXPERTS: dict[str, Expert] = {
     "fast columns": Expert("lstm columns", 8, learns="kalman", lags=32, far=False, patient=False),
 }
 LAGS = max(expert.lags for expert in EXPERTS.values())
+HEARD = 4  # other columns that a net hears, the first ones: its filter costs the square of what it hears
 
 
 class Readout(eqx.Module):
@@ -95,6 +96,7 @@ def build(expert: Expert, parts: Mapping[str, slice], *, key: PRNGKeyArray) -> R
     seen = [np.arange(start, start + expert.lags), heard[:1], heard[4:]]  # the level, and other columns
     if expert.far:
         seen += [np.arange(parts[name].start, parts[name].stop) for name in ("far", "short", "long")]
+    heard = heard[: 4 + HEARD]
     net, features = None, 0
     if expert.net:
         cell = _cell(expert.net, len(heard), expert.units, key=key)

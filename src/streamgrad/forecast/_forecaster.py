@@ -194,7 +194,8 @@ class Forecaster:
 
     def _learn(self, k: int, rows: np.ndarray) -> Said:
         """Learn a target, whose column comes first for it, from rows that an encoder sees."""
-        target, order = self.targets[k], [k, *(j for j in range(rows.shape[1]) if j != k)]
+        target, many = self.targets[k], len(self.targets)
+        order = [k, *range(many, rows.shape[1]), *(j for j in range(many) if j != k)]
         said = target(rows[:, order])
         self.history[k](said, target.learner.weights)
         return said
