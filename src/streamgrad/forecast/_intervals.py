@@ -8,11 +8,14 @@ and the newest `WINDOW` of r / σ, with the σ of when the forecast was made, ar
 is one of their quantiles, at a level that follows its own misses (adaptive conformal inference, Gibbs & Candès 2021,
 2106.00170; here for both ends apart):
 
-    a ← a + γ (α/2 - miss)        γ = .02 / h
+    a ← a + γ (α/2 - miss)        γ = .1 (α/2) / √h
 
 A level below 1/(n+1) asks for more than the largest residual: the end then moves on, up to twice as far from the median
 as that, so that an interval is never infinite. Before there are residuals those of a normal variable
 stand in their place, one of which goes with each that comes.
+
+γ, the bound on what is kept and w were chosen by the interval score on five series of 6,000 rows, 1 and 24 rows ahead,
+with and without a change of level.
 
 The surprise of a row is -log₁₀ p, with p the share of residuals that lie as far out on either side, the row included;
 beyond the largest of n residuals p falls with the square of the distance from the median. 3 is one row in a thousand.
@@ -29,11 +32,12 @@ from jaxtyping import Float
 
 WINDOW = 1000  # residuals
 ADVANCE = 48  # residuals of a normal variable before there are others
-RATE = 0.02  # γ for one row ahead
+RATE = 0.1  # of γ, in tails, for one row ahead
 WIDEST = 2.0  # times the largest residual's distance from the median, beyond which no end goes
 FARTHEST = 1e6  # scales: a residual beyond counts as this
 FOLLOW = 0.02  # w for one row ahead
 CLIP = 9.0
+SPREADS = 5.0  # distances between quartiles: a residual farther out is kept as this, for it widens 1,000 intervals
 SMALLEST = 1e-12  # σ²: where every forecast was exact
 
 
@@ -62,7 +66,7 @@ class Intervals:
         the forecast made at each row, and the surprise of each row."""
         state, n, levels = self.state, len(residuals), len(self.levels)
         ring, tails = state["window"].tolist(), state["tails"].tolist()
-        count, rate = int(state["count"][0]), RATE / self.horizon
+        count, rate = int(state["count"][0]), RATE / self.horizon**0.5
         if self._ordered is None or self._ordered[0] is not state["window"]:
             self._ordered = state["window"], sorted(value for value in ring if value == value)
         ordered = self._ordered[1]
@@ -81,8 +85,10 @@ class Intervals:
                 for k in range(levels):
                     low, high = due[k]
                     if low == low:
-                        tails[k][0] += rate * (wanted[k] - (residual < low))
-                        tails[k][1] += rate * (wanted[k] - (residual > high))
+                        tails[k][0] += rate * wanted[k] * (wanted[k] - (residual < low))
+                        tails[k][1] += rate * wanted[k] * (wanted[k] - (residual > high))
+                spread = SPREADS * (ordered[3 * len(ordered) // 4] - ordered[len(ordered) // 4])
+                residual = min(max(residual, -spread), spread)
                 place = count % WINDOW  # first in the stead of those of a normal variable
                 if ring[place] == ring[place]:
                     del ordered[bisect.bisect_left(ordered, ring[place])]
