@@ -1,7 +1,7 @@
 r"""Microseconds of a Kalman step in float32, by form of blocks and number of parameters, without the pullback.
 
-LSTM columns and a readout of 52, 205 and 409 parameters, sensitivities drawn at random. Every case is timed in every
-round, so that another load on the machine meets all alike; the median and the fastest round are shown. `root` is
+LSTM columns and a readout of 52, 205, 409 and 1,633 parameters, sensitivities drawn at random. Every case is timed in
+every round, so that another load on the machine meets all alike; the median and the fastest round are shown. `root` is
 Potter's square root of a full P, for comparison. Pin it to one core, on Linux:
 
 taskset -c 1 python benchmarks/kalman/speed.py --out results/kalman-soak
@@ -24,10 +24,10 @@ import streamgrad as sg
 from streamgrad import Kalman
 
 STEPS = 500
-COLUMNS = {52: 3, 205: 12, 409: 24}
+COLUMNS = {52: 3, 205: 12, 409: 24, 1633: 96}
 
 
-def library(form: str, parameters: int, rows: int):
+def library(form: str | int, parameters: int, rows: int):
     """A compiled run of steps, its donated start, its inputs."""
     columns = COLUMNS[parameters]
     cell = sg.cells.LSTM(2, columns, wiring=sg.wiring.Columns(), key=jax.random.key(0))
@@ -53,7 +53,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, help="Folder for speed.json.")
     options = parser.parse_args()
-    cases = {(form, p, 1): library(form, p, 1) for p in COLUMNS for form in ("full", "layer", "unit", "diagonal")}
+    cases = {
+        (form, p, 1): library(form, p, 1) for p in COLUMNS for form in ("full", "layer", "unit", "diagonal", 10, 20)
+    }
     cases |= {("root", p, 1): square_root(p) for p in COLUMNS}
     cases |= {("full", 205, rows): library("full", 205, rows) for rows in (4, 32)}
     runs, carries, times = {}, {}, {case: [] for case in cases}
@@ -67,7 +69,13 @@ def main() -> None:
             carries[case] = jax.block_until_ready(runs[case](carries[case], cases[case][2]))
             times[case].append((time.perf_counter() - began) / STEPS * 1e6)
     rows = [
-        {"form": form, "parameters": p, "rows": r, "median_us": float(np.median(t)), "fastest_us": min(t)}
+        {
+            "form": f"rank {form}" if isinstance(form, int) else form,
+            "parameters": p,
+            "rows": r,
+            "median_us": float(np.median(t)),
+            "fastest_us": min(t),
+        }
         for (form, p, r), t in times.items()
     ]
     print(f"{'form':10} {'parameters':>10} {'rows':>5} {'median us':>10} {'fastest':>8}")
