@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import optax
 import pytest
 
-import jax
 import streamgrad as sg
 
 PACKAGE = Path(sg.__file__).parent.parent

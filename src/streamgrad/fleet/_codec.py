@@ -1,6 +1,6 @@
 """A learner's state as bytes: a header that says whose it is, and a row of words.
 
-    "sgfl" | schema, 1 byte | marks of the learner, 4 bytes a part | CRC-32 of the words | the words, little-endian
+"sgfl" | schema, 1 byte | marks of the learner, 4 bytes a part | CRC-32 of the words | the words, little-endian
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class Codec:
             data = self._migrated(data, of)
         start = len(self.head) + 4
         raw = data[start:]
-        if len(raw) != self.words * _WORDS.itemsize or struct.unpack("<I", data[start - 4 : start])[0] != zlib.crc32(raw):
+        if len(raw) != self.words * _WORDS.itemsize or struct.unpack("<I", data[start - 4 : start])[0] != zlib.crc32(
+            raw
+        ):
             raise FleetError(f"the state of {of!r} is damaged: its content does not match its CRC-32. Restore a copy.")
         return np.frombuffer(raw, _WORDS)
 
@@ -58,7 +60,9 @@ class Codec:
                 "the version that wrote it."
             )
         found = data[5 : 5 + len(self.marks)]
-        differ = [part for k, part in enumerate(self.parts) if found[4 * k : 4 * k + 4] != self.marks[4 * k : 4 * k + 4]]
+        differ = [
+            part for k, part in enumerate(self.parts) if found[4 * k : 4 * k + 4] != self.marks[4 * k : 4 * k + 4]
+        ]
         if differ:
             raise FleetError(
                 f"the state of {of!r} is of another learner: its {' and '.join(differ)} differ. Give the make, update, "

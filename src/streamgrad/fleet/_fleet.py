@@ -314,7 +314,9 @@ class Fleet:
         """The times of the last rows of keys."""
         table = self._begin()
         away = [key for key in keys if key not in table.slot]
-        return self._store.clocks(away) | {key: int(table.clocks[k]) for key in keys if (k := table.slot.get(key)) is not None}
+        return self._store.clocks(away) | {
+            key: int(table.clocks[k]) for key in keys if (k := table.slot.get(key)) is not None
+        }
 
     @contextlib.contextmanager
     def _whole(self, asks: bool = False) -> Iterator[Any]:

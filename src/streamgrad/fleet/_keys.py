@@ -31,7 +31,9 @@ def canonical(key: Any) -> Key:
         try:
             key.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"A fleet's key must be valid Unicode, got {key!r}: use key.encode(...) instead.") from None
+            raise ValueError(
+                f"A fleet's key must be valid Unicode, got {key!r}: use key.encode(...) instead."
+            ) from None
     return key
 
 

@@ -68,7 +68,9 @@ class Store:
 
     def _refused(self, error: sqlite3.Error) -> FleetError:
         if "locked" in str(error):
-            return FleetError(f"{self.path} is in use by another process: one writes at a time. Wait, or end the other.")
+            return FleetError(
+                f"{self.path} is in use by another process: one writes at a time. Wait, or end the other."
+            )
         if "not a database" in str(error):
             return FleetError(f"{self.path} is no SQLite file: give another name as store.")
         return FleetError(f"the store {self.path} cannot be used: {error}.")
@@ -109,7 +111,9 @@ class Store:
     def _of(self, columns: str, keys: Sequence[Key]) -> Iterator[tuple]:
         for start in range(0, len(keys), _TOGETHER) if self.count else ():
             some = keys[start : start + _TOGETHER]
-            yield from self._db.execute(f"SELECT {columns} FROM states WHERE key IN ({','.join('?' * len(some))})", some)
+            yield from self._db.execute(
+                f"SELECT {columns} FROM states WHERE key IN ({','.join('?' * len(some))})", some
+            )
 
     def put(self, states: Sequence[tuple[Key, bytes, int | None]], *, new: int) -> None:
         """Write states; `new`: how many of the keys have none yet."""
