@@ -26,8 +26,7 @@ def gru(key):
 
 
 def fitted(key):
-    a, b = jax.random.split(key)
-    layer = sg.Recurrent(sg.cells.LSTM(2, 3, key=a), sg.SnAp(1))
+    layer = sg.Recurrent(sg.cells.LSTM(2, 3, key=key), sg.SnAp(1))
     return sg.nn.Sequential([sg.nn.Normalise(2), layer, sg.RLS(3, 1)])
 
 

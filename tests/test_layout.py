@@ -57,7 +57,7 @@ LAYERS = [
         "check",
         "estimators",
     },
-    {"bench", "compare", "data", "checkpoint", "tasks", "forecast", "experiments"},
+    {"bench", "compare", "data", "checkpoint", "fleet", "sharding", "tasks", "forecast", "experiments"},
     {"cli", "report"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
@@ -71,10 +71,13 @@ HEAVY = {
 
 PUBLIC = {
     "": """cells wiring nn losses Recurrent Learner Readout RTRL SnAp TBPTT BPTT Spatial Frozen
-           explain check_gradients inference compare PES ForwardGradient UORO KFRTRL OK RFLO EProp DNI KeRNL DODGE""",
+           explain check_gradients inference compare PES ForwardGradient UORO KFRTRL OK RFLO EProp DNI KeRNL DODGE
+           Fleet""",
     "cells": """Vanilla GRU LSTM LeakyRNN IndRNN MinGRU LRU RTU LIF ALIF LinearRNN Chain Function""",
     "wiring": "Dense Sparse Blocks Columns",
     "losses": "mse",
+    "fleet": "Fleet Kernel apply FleetError",
+    "sharding": "streams columns",
     "nn": "Sequential Parallel Residual Deep Block GatedLinear Dropout RunningMean Normalise Lags unroll",
     "optimisers": "adamw recurrent_parameters",
 }

@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import optax
 import pytest
 
-import jax
 import streamgrad as sg
 
 PACKAGE = Path(sg.__file__).parent.parent
@@ -83,7 +83,8 @@ sts = jax.vmap(lambda key: alone.init(key=key, model=model(key), like=like))(key
 step = jax.jit(jax.vmap(alone.step))
 sts4 = sg.sharding.streams(sts, mesh)
 inputs = xs[:8], ts[:8]
-spread = jax.device_put(inputs, NamedSharding(jax.sharding.Mesh(mesh.devices.reshape(-1), ("devices",)), PartitionSpec("devices")))
+row = jax.sharding.Mesh(mesh.devices.reshape(-1), ("devices",))
+spread = jax.device_put(inputs, NamedSharding(row, PartitionSpec("devices")))
 program = step.lower(sts4, *spread).compile()
 st, out = step(sts, *inputs)
 st4, out4 = step(sts4, *spread)
@@ -109,7 +110,7 @@ four = spread.update(*rows)
 p = kernel.programs
 shapes = jax.eval_shape(lambda: (
     np.zeros((4, p.room, p.rows.words), np.uint32),
-    jax.tree.map(lambda leaf: np.zeros((4, p.length, *leaf.shape), leaf.dtype), (p.x, p.target, jax.ShapeDtypeStruct((), bool))),
+    jax.tree.map(lambda leaf: np.zeros((4, p.length, *leaf.shape), leaf.dtype), (p.x, p.target, np.zeros((), bool))),
     *[np.zeros((4, p.room), np.int32)] * 2, np.zeros(4, np.int32)))
 told["fleet"] = {
     "collectives": collectives(p._wave.lower(*shapes).compile()),

@@ -84,7 +84,7 @@ def sizes(rounds: int) -> list[dict[str, Any]]:
 
     one, lines = np.zeros(1, np.float32), []
     for name in nets.LEARNERS:
-        kernel = fleet_of(name, like=(one, one)).kernel
+        kernel = fleet_of(name, like=(one, one), slots=1).kernel
         lines.append({"learner": name, "bytes": 4 * kernel.programs.rows.words})
         print(json.dumps(lines[-1]), flush=True)
     return lines

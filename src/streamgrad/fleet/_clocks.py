@@ -24,7 +24,7 @@ class Clocks:
         """Which rows are on time, and the last time of each key after them. `last`: of the times before; `times`: None
         where order is not looked at.
 
-        Raises `ValueError` for a row out of order, where such are refused, and `TypeError` for times of a wrong type."""
+        Raises `ValueError` for a row out of order where such are refused, `TypeError` for times of a wrong type."""
         if times is None:
             return np.ones(len(keys), bool), {}
         times = np.asarray(times)
@@ -51,7 +51,7 @@ class Clocks:
             else:
                 raise ValueError(
                     f"Row {k} of {key!r} is out of order: its time {time} is not after {newest[key]}, that of the row "
-                    'before. Sort the rows of each key, or give Fleet(late="skip") to leave such rows out and count them.'
+                    'before. Sort the rows of each key, or give Fleet(late="skip") to leave such rows out and count.'
                 )
         self.late += int((~on_time).sum())
         return on_time, newest

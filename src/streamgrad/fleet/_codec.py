@@ -40,9 +40,8 @@ class Codec:
             data = self._migrated(data, of)
         start = len(self.head) + 4
         raw = data[start:]
-        if len(raw) != self.words * _WORDS.itemsize or struct.unpack("<I", data[start - 4 : start])[0] != zlib.crc32(
-            raw
-        ):
+        whole = len(raw) == self.words * _WORDS.itemsize
+        if not whole or data[start - 4 : start] != struct.pack("<I", zlib.crc32(raw)):
             raise FleetError(f"the state of {of!r} is damaged: its content does not match its CRC-32. Restore a copy.")
         return np.frombuffer(raw, _WORDS)
 
@@ -59,10 +58,8 @@ class Codec:
                 f"the state of {of!r} has schema {schema}, and this version of streamgrad reads up to {SCHEMA}: use "
                 "the version that wrote it."
             )
-        found = data[5 : 5 + len(self.marks)]
-        differ = [
-            part for k, part in enumerate(self.parts) if found[4 * k : 4 * k + 4] != self.marks[4 * k : 4 * k + 4]
-        ]
+        mark = lambda marks, k: marks[4 * k : 4 * k + 4]
+        differ = [part for k, part in enumerate(self.parts) if mark(data[5:], k) != mark(self.marks, k)]
         if differ:
             raise FleetError(
                 f"the state of {of!r} is of another learner: its {' and '.join(differ)} differ. Give the make, update, "

@@ -314,9 +314,8 @@ class Fleet:
         """The times of the last rows of keys."""
         table = self._begin()
         away = [key for key in keys if key not in table.slot]
-        return self._store.clocks(away) | {
-            key: int(table.clocks[k]) for key in keys if (k := table.slot.get(key)) is not None
-        }
+        here = {key: int(table.clocks[table.slot[key]]) for key in keys if key in table.slot}
+        return self._store.clocks(away) | here
 
     @contextlib.contextmanager
     def _whole(self, asks: bool = False) -> Iterator[Any]:

@@ -23,8 +23,9 @@ def canonical(key: Any) -> Key:
                 f"A fleet's key is a string, an integer or bytes, got {key!r} of type {kind.__name__}: convert it, for "
                 "example by str(...)."
             )
-        kind = next(base for base in (str, int, bytes) if isinstance(key, base))
-        key = kind(key)
+        # Of a subclass, as an enumeration's, the plain value.
+        key = str.__str__(key) if isinstance(key, str) else int(key) if isinstance(key, int) else bytes(key)
+        kind = type(key)
     if kind is int and not -(2**63) <= key < 2**63:
         raise ValueError(f"A fleet's integer key has at most 64 bits, got {key}: use str(key) instead.")
     if kind is str and not key.isascii():

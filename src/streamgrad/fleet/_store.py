@@ -68,9 +68,7 @@ class Store:
 
     def _refused(self, error: sqlite3.Error) -> FleetError:
         if "locked" in str(error):
-            return FleetError(
-                f"{self.path} is in use by another process: one writes at a time. Wait, or end the other."
-            )
+            return FleetError(f"{self.path} is in use by another process: one writes at a time. End it first.")
         if "not a database" in str(error):
             return FleetError(f"{self.path} is no SQLite file: give another name as store.")
         return FleetError(f"the store {self.path} cannot be used: {error}.")

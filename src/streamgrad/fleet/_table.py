@@ -20,7 +20,14 @@ class Table:
 
     def __init__(self, kernel: Kernel, store: Store, slots: int):
         self.kernel, self.store, self.slots = kernel, store, slots
-        self.rows = np.zeros((slots, kernel.programs.rows.words), np.uint32)
+        words = kernel.programs.rows.words
+        try:
+            self.rows = np.zeros((slots, words), np.uint32)  # memory is taken as slots are used
+        except MemoryError:
+            raise ValueError(
+                f"{slots:,} slots of {4 * words:,} bytes, a learner each, are {4e-9 * words * slots:,.0f} GB, more "
+                "than this machine gives: take fewer slots, or a learner that keeps less."
+            ) from None
         self.clocks = np.full(slots, NEVER)
         self.used = np.zeros(slots, np.int64)  # when a slot's key was last asked for, 0: a free slot
         self.dirty = np.zeros(slots, bool)
@@ -109,7 +116,7 @@ class Table:
 
     def _release(self, places: list[int]) -> None:
         for k in places:
-            del self.slot[self.names[k]]
+            self.slot.pop(self.names[k])  # pyright: ignore[reportCallIssue, reportArgumentType]
             self.names[k] = None
         self.used[places], self.dirty[places], self.stored[places] = 0, False, False
         self._free.extend(places)

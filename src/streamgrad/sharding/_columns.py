@@ -101,7 +101,8 @@ def columns(learner: Learner, mesh: Mesh) -> Learner:
     layers = [node for node in jax.tree.leaves(model, is_leaf=is_layer) if is_layer(node)]
     if len(found) == len(layers):
         raise TypeError(
-            f"sharding.columns found no influence to split: this model's layers keep {', '.join(found) or 'none'}, no "
-            "larger than their weights. It is for sg.RTRL() and sg.SnAp(n), n >= 2, of cells whose units see each other."
+            f"sharding.columns found no influence to split: this model's layers keep {', '.join(found) or 'none'}, "
+            "no larger than their weights. It is for sg.RTRL() and sg.SnAp(n), n >= 2, of cells whose units see each "
+            "other."
         )
     return learner.of(model)
