@@ -9,6 +9,7 @@ from . import (
     digits_stream,
     forecast,
     forecast_series,
+    online_forecast,
     sequences,
     snap_bias,
     snap_charlm,
@@ -39,5 +40,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         snap_bias.EXPERIMENT,
         forecast.EXPERIMENT,
         forecast_series.EXPERIMENT,
+        online_forecast.EXPERIMENT,
     )
 }
