@@ -6,6 +6,7 @@ from . import (
     copy_memory,
     copy_memory_depth,
     copy_memory_modes,
+    deep_river_track,
     digits_stream,
     forecast,
     forecast_series,
@@ -41,5 +42,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         forecast.EXPERIMENT,
         forecast_series.EXPERIMENT,
         online_forecast.EXPERIMENT,
+        deep_river_track.EXPERIMENT,
     )
 }

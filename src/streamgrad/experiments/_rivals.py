@@ -12,7 +12,7 @@ import functools
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,7 @@ FIRST = (250, 500)  # fits before these
 WINDOW = 16  # changes that a network of deep-river sees in turn
 
 
+@runtime_checkable
 class Online(Protocol):
     """A model of river."""
 
@@ -40,7 +41,7 @@ def encoded(y: np.ndarray, horizon: int, lags: int) -> tuple[Any, np.ndarray]:
 
 
 def trees(y: np.ndarray, horizon: int, lags: int, *, relative: bool = False, **settings) -> np.ndarray:
-    """Boosted trees, fitted anew at 250 and 500 rows and every 1,000 rows, on the newest 8,000; at first the last value.
+    """Boosted trees, fitted anew at 250, 500 and every 1,000 rows on the newest 8,000; at first the last value.
 
     `relative`: past values are told by their distance from the newest one, instead of by changes; `settings`: of
     scikit-learn's HistGradientBoostingRegressor."""
@@ -50,11 +51,11 @@ def trees(y: np.ndarray, horizon: int, lags: int, *, relative: bool = False, **s
     if relative:
         inputs = np.concatenate([np.cumsum(inputs[:, :-1], axis=1), inputs[:, -1:]], axis=1)
     n, said = len(y), np.zeros(len(y))
-    fits = [*FIRST, *range(EVERY, n, EVERY)]
+    fits = [row for row in (*FIRST, *range(EVERY, n, EVERY)) if row < n]
     for begin, end in zip(fits, [*fits[1:], n], strict=True):
         came = np.arange(max(begin + 1 - NEWEST, horizon), begin + 1)  # targets, up to the row's own
         came = came[np.isfinite(rows.learn[came])]
-        if begin < n and len(came) > 1:
+        if len(came) > 1:
             fitted = HistGradientBoostingRegressor(random_state=0, **settings)
             fitted.fit(inputs[came - horizon], rows.learn[came])
             said[begin:end] = fitted.predict(inputs[begin:end])
@@ -71,37 +72,40 @@ def online(model: Online, inputs: np.ndarray, learn: np.ndarray, horizon: int) -
     return said
 
 
+def kept(said: np.ndarray, y: np.ndarray, horizon: int) -> np.ndarray:
+    """Forecasts within the range of what was seen, half of its width added on either side."""
+    last = _floors.last_value(y, horizon)
+    low, high = np.fmin.accumulate(last), np.fmax.accumulate(last)
+    margin = (high - low) / 2
+    return np.clip(np.where(np.isfinite(said), said, last), low - margin, high + margin)
+
+
 def direct(make: Callable[[], Online], y: np.ndarray, horizon: int, lags: int) -> np.ndarray:
     """A model of river on the inputs, the scale and the targets of least squares."""
     rows, inputs = encoded(y, horizon, lags)
-    said = online(make(), inputs, rows.learn, horizon)
-    return rows.base + rows.scale * np.where(np.isfinite(said), said, 0.0)
+    return kept(rows.base + rows.scale * online(make(), inputs, rows.learn, horizon), y, horizon)
 
 
 def raw(make: Callable[[], Online], y: np.ndarray, horizon: int, lags: int) -> np.ndarray:
     """A model of river on the newest values as they come, in their unit."""
     last = _floors.last_value(y, horizon)
     windows = np.lib.stride_tricks.sliding_window_view(np.concatenate([np.full(lags - 1, np.nan), last]), lags)
-    said = online(make(), np.nan_to_num(windows[:, ::-1], nan=0.0), y, horizon)
-    return np.where(np.isfinite(said), said, last)
+    return kept(online(make(), np.nan_to_num(windows[:, ::-1], nan=0.0), y, horizon), y, horizon)
 
 
-def snarimax(
-    y: np.ndarray, horizon: int, periods: Sequence[int], *, p: int, q: int, sp: int, rate: float
-) -> np.ndarray:
+def snarimax(y: np.ndarray, horizon: int, periods: Sequence[int], *, p: int, sp: int, rate: float) -> np.ndarray:
     """river's SNARIMAX on differences, with lags of the season where the series has one."""
     from river import linear_model, optim, preprocessing, time_series
 
     regressor = preprocessing.StandardScaler() | linear_model.LinearRegression(optimizer=optim.SGD(rate))
-    model = time_series.SNARIMAX(
-        p=p, d=1, q=q, m=periods[0] if periods else 1, sp=sp if periods else 0, regressor=regressor
-    )
-    last, said = _floors.last_value(y, horizon), np.full(len(y), np.nan)
-    for t, value in enumerate(last.tolist()):
+    season = {"m": periods[0], "sp": sp} if periods else {}
+    model = time_series.SNARIMAX(p=p, d=1, q=0, **season, regressor=regressor)
+    said = np.full(len(y), np.nan)
+    for t, value in enumerate(_floors.last_value(y, horizon).tolist()):
         if math.isfinite(value):
             model.learn_one(value)
             said[t] = model.forecast(horizon)[-1] if len(model.y_hist) == model.y_hist.maxlen else value
-    return np.where(np.isfinite(said), said, last)
+    return kept(said, y, horizon)
 
 
 def forest() -> Online:
@@ -178,9 +182,9 @@ RIVALS: dict[str, Rival] = {
     "trees-32": _trees(32),
     "trees-100": _trees(100),
     "river, AMFRegressor": _direct(forest, 32),
-    "river, SNARIMAX": Rival(lambda *series: snarimax(*series, p=24, q=0, sp=2, rate=0.01), RIVER),
+    "river, SNARIMAX": Rival(lambda *series: snarimax(*series, p=6, sp=2, rate=0.001), RIVER),
     "river, BayesianLinearRegression": _direct(bayesian, 32),
-    "river, LinearRegression": _direct(functools.partial(linear, 0.01), 32),
+    "river, LinearRegression": _direct(functools.partial(linear, 0.001), 32),
     "river, LinearRegression on raw lags": Rival(lambda y, h, periods: raw(unscaled, y, h, 32), RIVER),
     "deep-river, GRU": _direct(functools.partial(gru, 1e-3), WINDOW, DEEP),
 }
