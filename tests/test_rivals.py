@@ -109,7 +109,7 @@ def test_the_frontier_counts_pairs(monkeypatch):
     written = []
 
     class Written:
-        progress = save = load = None
+        progress = save = load = lambda *_: None
 
         def write(self, seed, step, split, **values):
             written.append(values)

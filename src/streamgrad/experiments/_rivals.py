@@ -46,6 +46,7 @@ def trees(y: np.ndarray, horizon: int, lags: int, *, relative: bool = False, **s
     `relative`: past values are told by their distance from the newest one, instead of by changes; `settings`: of
     scikit-learn's HistGradientBoostingRegressor."""
     from sklearn.ensemble import HistGradientBoostingRegressor
+    from threadpoolctl import threadpool_limits
 
     rows, inputs = encoded(y, horizon, lags)
     if relative:
@@ -57,8 +58,9 @@ def trees(y: np.ndarray, horizon: int, lags: int, *, relative: bool = False, **s
         came = came[np.isfinite(rows.learn[came])]
         if len(came) > 1:
             fitted = HistGradientBoostingRegressor(random_state=0, **settings)
-            fitted.fit(inputs[came - horizon], rows.learn[came])
-            said[begin:end] = fitted.predict(inputs[begin:end])
+            with threadpool_limits(1):  # threads wait for each other where other jobs run
+                fitted.fit(inputs[came - horizon], rows.learn[came])
+                said[begin:end] = fitted.predict(inputs[begin:end])
     return rows.base + rows.scale * said
 
 
