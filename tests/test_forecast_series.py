@@ -38,12 +38,13 @@ def test_it_runs_and_sums_up(tmp_path):
     assert main(["forecast-series", "--quick", "--out", str(tmp_path / "run")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]
     ends = {(r["variant"]["horizon"], r["variant"]["method"]): r for r in rows if r["split"] == "end"}
-    assert len(ends) == 6 and all(0 < r["late"] < 3 for r in ends.values())
+    assert len(ends) == 8 and all(0 < r["late"] < 3 for r in ends.values())
     summaries = {r["variant"]["method"]: r for r in rows if r["split"] == "summary"}
     assert summaries[forecast_series.REFERENCE]["whole"] == pytest.approx(1)
     ratio = [ends[h, "RLS-8"]["late"] / ends[h, forecast_series.REFERENCE]["late"] for h in (1, 2)]
     assert summaries["RLS-8"]["half"] == pytest.approx(np.sqrt(ratio[0] * ratio[1]))
-    best = [min(ends[h, m]["late"] for m in summaries) for h in (1, 2)]
+    best = [min(ends[h, m]["late"] for m in summaries if m != "trees-32") for h in (1, 2)]
+    assert {r["variant"]["method"] for r in rows if r["split"] == "frontier"} == {"last value", "trees-32"}
     assert summaries["RLS-8"]["worst"] == pytest.approx(max(ends[h, "RLS-8"]["late"] / best[h - 1] for h in (1, 2)))
 
 

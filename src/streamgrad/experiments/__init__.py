@@ -6,9 +6,11 @@ from . import (
     copy_memory,
     copy_memory_depth,
     copy_memory_modes,
+    deep_river_track,
     digits_stream,
     forecast,
     forecast_series,
+    online_forecast,
     sequences,
     snap_bias,
     snap_charlm,
@@ -39,5 +41,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         snap_bias.EXPERIMENT,
         forecast.EXPERIMENT,
         forecast_series.EXPERIMENT,
+        online_forecast.EXPERIMENT,
+        deep_river_track.EXPERIMENT,
     )
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .plot import Line, Panel, draw
 from .runs import Run
-from .schema import View
+from .schema import Row, View
 from .tables import label, scale
 from .values import Spread, all_keys, final_values, group, in_order, name, rows_of, spread
 
@@ -44,13 +44,16 @@ def curves(run: Run, view: View) -> Picture | None:
 
 
 def against(run: Run, view: View) -> Picture | None:
-    """Final values of a metric against the variant key `view.x`: mean over seeds, and from least to greatest.
+    """Final values of a metric against the variant key `view.x`: mean over seeds, and from least to greatest. If `x`
+    is another metric, there is a point for each value of the keys, at its mean.
 
     Lines and panels as in `curves`. Variants without the key `x` are left out, and named in the caption. None if
     there is no row.
     """
     x = view.x
     rows = [row for row in rows_of(run, view) if row.final]
+    if x in run.metrics:
+        return _points(run, view, rows)
     shown = [row for row in rows if row.variant.get(x) is not None]
     keys = all_keys(shown, view.keys, x)
     values = final_values(shown, view.metrics[0], (*keys, x))
@@ -63,6 +66,17 @@ def against(run: Run, view: View) -> Picture | None:
     without = dict.fromkeys(name(keys, group(row, keys)) for row in rows if row.variant.get(x) is None)
     note = f" Not shown, as they have no {x}: {'; '.join(without)}." if without else ""
     return _picture(run, view, keys, lines, note) if lines else None
+
+
+def _points(run: Run, view: View, rows: list[Row]) -> Picture | None:
+    keys = all_keys(rows, view.keys)
+    places, values = (final_values(rows, metric, keys) for metric in (view.x, view.metrics[0]))
+    lines = {}
+    for g in in_order(values):
+        at, value = spread(places.get(g, {}).values()), spread(values[g].values())
+        if at.n and value.n:
+            lines[g] = (at.mean,), (value,)
+    return _picture(run, view, keys, lines) if lines else None
 
 
 def _picture(run: Run, view: View, keys: tuple[str, ...], lines: Mapping[tuple, tuple], note: str = "") -> Picture:
@@ -81,14 +95,17 @@ def _picture(run: Run, view: View, keys: tuple[str, ...], lines: Mapping[tuple, 
             if g[own:] == other
         ]
         panels.append(Panel(name(keys[own:], other) if other else "", tuple(found)))
-    png, notes = draw(metric, panels, view.x, log=view.log, steps=view.kind == "curves")
+    x_label = label(run.metrics[view.x]) if view.x in run.metrics else view.x
+    png, notes = draw(metric, panels, x_label, log=view.log, steps=view.kind == "curves")
     counts = [s.n + s.lost for _, spreads in lines.values() for s in spreads]
     seeds = (min(counts), max(counts))
     named = any(isinstance(v, str | bool) for x, _ in lines.values() for v in x)
     mark, where, end = ("bars", "From the least to the greatest", _range) if named else ("bands", "At the right", _last)
+    if view.x in run.metrics:
+        where, end = "Value at place", lambda x, line, factor: f"{_last(x, line, factor)} at {x[-1]:.4g}"
     means = f"Means over seeds; {mark} from the least to the greatest of them." if seeds[1] > 1 else "One seed."
     ends = [f"{name(keys, g)} {end(x, line, scale(metric))}" for g, (x, line) in lines.items() if line[-1].n]
-    words = f"{label(metric)} by {view.x}. {where}: {'; '.join(ends)}."
+    words = f"{label(metric)} by {x_label}. {where}: {'; '.join(ends)}."
     return Picture(png, " ".join([means, *notes]) + note, words, seeds)
 
 

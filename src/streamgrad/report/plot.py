@@ -122,7 +122,7 @@ def _line(axes: Any, line: Line, times: float, places: Mapping[Any, float] | Non
     colour."""
     colour = COLOURS[line.style % len(COLOURS)]
     dash = DASHES[line.style // len(COLOURS) % len(DASHES)]
-    marker = MARKERS[line.style % len(MARKERS)]
+    marker = MARKERS[(line.style + line.style // len(COLOURS)) % len(MARKERS)]  # no colour has a marker twice
     x = list(line.x) if places is None else [places[v] for v in line.x]
     whole = [s.n > 0 and not s.lost for s in line.spreads]
     of_whole = lambda name: [getattr(s, name) * times if w else math.nan for s, w in zip(line.spreads, whole)]
