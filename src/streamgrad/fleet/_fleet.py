@@ -279,7 +279,7 @@ class Fleet:
 
     def shard(self, mesh: Mesh) -> Fleet:
         """This fleet, with the learners of a wave over the devices of a mesh: see `sg.sharding.streams`."""
-        self.kernel.shard(mesh)
+        self.kernel.over(mesh.local_devices)  # a fleet belongs to one process
         return self
 
     # Its parts.

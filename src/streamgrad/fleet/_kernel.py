@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from .. import _health as health
@@ -67,7 +66,7 @@ class Kernel:
         settings = {"delay": delay, "update_every": update_every, "chunked": chunked}
         self._says["settings"] = {name: str(value) for name, value in settings.items()} | described(estimator)
         self._programs: Programs | None = None
-        self._mesh: Mesh | None = None
+        self._devices: list[Any] = []
         if like is not None:
             self.open(*(forms(as_arrays(each)) for each in like))
 
@@ -94,8 +93,8 @@ class Kernel:
         if self._programs is None:
             program = self.learner.program
             self._programs = programs = Programs(program, self.make, self.seed, x, target)
-            if self._mesh is not None:
-                programs.over(self._mesh)
+            if self._devices:
+                programs.over(self._devices)
             self.description: Description = {
                 **self._says,
                 "inputs": now[0],
@@ -110,11 +109,11 @@ class Kernel:
                 f"{in_words(x)} and {in_words(target)}: give one shape and type throughout."
             )
 
-    def shard(self, mesh: Mesh) -> None:
-        """Give each device of a mesh waves of its own."""
-        self._mesh = mesh
+    def over(self, devices: Sequence[Any]) -> None:
+        """Learn on these devices, each with waves of its own."""
+        self._devices = list(devices)
         if self._programs is not None:
-            self._programs.over(mesh)
+            self._programs.over(self._devices)
 
     def inputs(self, count: int, xs: Any, targets: Any, resets: Any) -> tuple[PyTree, PyTree, np.ndarray]:
         """Inputs, targets and resets of so many rows as NumPy arrays of one length and of the types that are learned
@@ -205,14 +204,14 @@ class Kernel:
             for to, source in zip(jax.tree.leaves(laid), jax.tree.leaves(inputs), strict=True):
                 to[d, : len(wave.rows[d])] = source[start + wave.rows[d]]
         called = [[names[k] for k in keys] for keys in wave.keys]
-        mine = lambda all: [all[d, : len(keys)] for d, keys in enumerate(called)]
+        mine = lambda all: [rows[: len(keys)] for rows, keys in zip(all, called, strict=False)]
         load(called, mine(programs.buffer))
-        new, now = jax.tree.map(np.asarray, programs.wave(programs.buffer, laid, starts, counts, blocks))
-        save(called, mine(new))
+        done = programs.wave(laid, starts, counts, blocks)
+        save(called, mine([rows for rows, _ in done]))
         for d in devices:
             turn, lane = _turns(wave.counts[d], programs.lanes)
-            for to, source in zip(jax.tree.leaves(told), jax.tree.leaves(now), strict=True):
-                to[start + wave.rows[d]] = source[d, turn, lane]
+            for to, source in zip(jax.tree.leaves(told), jax.tree.leaves(done[d][1]), strict=True):
+                to[start + wave.rows[d]] = source[turn, lane]
 
     def _waves(self, keys: list[Key], most: int) -> Iterator[tuple[list[Key], Wave]]:
         """The waves of some rows: busy keys first, so that those which go together are about equally busy."""

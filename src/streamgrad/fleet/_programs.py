@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Int32, PyTree, UInt32
 
 from .._compile import compiler_options
@@ -50,27 +50,33 @@ class Programs:
         self.predict = compiled(self._predict)
         self.unpack = jax.jit(self.rows.unpack)
         self.suspects = compiled(jax.vmap(self._suspect))
-        self._wave = compiled(self._one_wave)
-        self._on(1)
+        self._wave = compiled(self._learned)
+        self.over([None])
 
-    def wave(self, *arguments):
-        """Learn: `(rows, inputs, starts, counts, blocks) -> (rows, told)`, of each device's own, on a leading axis."""
-        return self._wave(*arguments)
-
-    def over(self, mesh: Mesh) -> None:
-        """Give each device of a mesh waves of its own."""
-        spec = PartitionSpec(mesh.axis_names)
-        mapped = jax.shard_map(self._one_wave, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-        self._wave = jax.jit(mapped, compiler_options=compiler_options(batched=True))
-        self._on(mesh.size)
-
-    def _on(self, devices: int) -> None:
-        """So many devices, and the rows that go to them: always the same memory, where a CPU may read it in place."""
-        self.devices = devices
-        size = devices * self.room * self.rows.words
+    def over(self, devices: list[Any]) -> None:
+        """Learn on these devices, each with waves of its own: the same program on each, so that bits stay as they were.
+        None: the default one."""
+        self.targets = devices
+        # The rows that go there: always the same memory, which a CPU may read in place.
+        size = len(devices) * self.room * self.rows.words
         raw = np.zeros(size + _ALIGNED // 4, np.uint32)
         start = -raw.ctypes.data % _ALIGNED // 4
-        self.buffer = raw[start : start + size].reshape(devices, self.room, self.rows.words)
+        self.buffer = raw[start : start + size].reshape(len(devices), self.room, self.rows.words)
+
+    @property
+    def devices(self) -> int:
+        """How many devices learn."""
+        return len(self.targets)
+
+    def wave(self, inputs, starts, counts, blocks) -> list[tuple[np.ndarray, Any]]:
+        """What `(rows, told)` comes of the buffer and these inputs, for each device that has something to do. All
+        have a leading axis of devices."""
+        done = []
+        for d, device in enumerate(self.targets):
+            if blocks[d]:
+                given = jax.tree.map(lambda a, d=d: a[d], (self.buffer, inputs, starts, counts, blocks))
+                done.append(self._wave(*(given if device is None else jax.device_put(given, device))))
+        return jax.tree.map(np.asarray, done)  # waits for all, when all have begun
 
     # A learner before its first row.
 
@@ -102,12 +108,6 @@ class Programs:
         return memory
 
     # Waves.
-
-    def _one_wave(self, rows, inputs, starts, counts, blocks):
-        """A device's own wave: arrays come and go with a leading axis of length 1."""
-        first = lambda tree: jax.tree.map(lambda a: a[0], tree)
-        done = self._learned(*map(first, (rows, inputs, starts, counts, blocks)))
-        return jax.tree.map(lambda a: a[None], done)
 
     def _learned(
         self,
