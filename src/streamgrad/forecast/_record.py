@@ -223,13 +223,8 @@ class Record:
         """Errors of the newest rows and of all, and the weights of the experts, of each target."""
         found = {}
         for name, target in zip(self.forecaster.columns.targets, self.forecaster.targets, strict=True):
-            scores = target.scores
-            found[str(name)] = {
-                "newest": {"rmse": scores.rmse("part"), "mae": scores.mae("part")},
-                "all": {"nrmse": scores.nrmse(), "mae": scores.mae()},
-                "weights": target.learner.weights() if target.own else {},
-            }
-            scores.restart()
+            found[str(name)] = {**target.newest(), "weights": target.learner.weights() if target.own else {}}
+            target.scores.restart()
         (only,) = found.values() if self.forecaster.alone else (found,)
         return only
 
