@@ -192,7 +192,7 @@ class OutcomeTarget:
         if self.kind != "class":
             return []
         names = self.classes.texts[: self.naive.seen]
-        return [f"{len(names)} classes: {', '.join(names)}."]
+        return [f"{len(names)} classes: {', '.join(map(repr, names))}."]
 
     @property
     def constant(self) -> Any:
