@@ -45,7 +45,7 @@ def backtest(rows: Any, grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -
         raise ValueError("backtest: there is no setting to try: give grid={'target': ...} at least.")
     makers = [Forecaster(**settings) for settings in every]  # refuses what cannot be meant
     if len({forecaster.outcome for forecaster in makers}) > 1:
-        raise ValueError("backtest: outcomes of several kinds have no score in common: give each a backtest of its own.")
+        raise ValueError("backtest: outcomes of several kinds have no score in common; run a backtest for each.")
     score = makers[0].targets[0].headline
     names = {name for settings in every for name in settings}
     same = {n for n in names if all(s.get(n, _NONE) == every[0].get(n, _NONE) for s in every)}

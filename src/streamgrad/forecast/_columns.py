@@ -137,7 +137,10 @@ def number(value: Any, kind: str, name: Any) -> float:
 
 #: What a number must be to be an outcome, and what to do where it is not.
 OUTCOMES = {
-    "event": (lambda y: y in (0.0, 1.0), '1 or 0 was expected, for what came or did not (of texts, use outcome="class").'),
+    "event": (
+        lambda y: y in (0.0, 1.0),
+        '1 or 0 was expected, for what came or did not (of texts, use outcome="class").',
+    ),
     "count": (
         lambda y: y >= 0 and y == math.floor(y) and y <= 1e15,
         'a whole number from 0 to 1e15 was expected (of other numbers, use outcome="number").',
@@ -162,8 +165,9 @@ class Classes:
             return math.nan
         if text not in self.texts:
             if len(text.encode()) > LONGEST or not text.isprintable():
-                raise RowError(f"column {name!r}: {text[:40]!r} is no class: printable text of up to {LONGEST} bytes was "
-                               "expected.")
+                raise RowError(
+                    f"column {name!r}: {text[:40]!r} is no class: printable text of up to {LONGEST} bytes was expected."
+                )
             if len(self.texts) == MOST:
                 raise RowError(
                     f"column {name!r}: {text!r} is a 17th class, beside {', '.join(map(repr, self.texts))}, and up to "

@@ -88,7 +88,9 @@ def opened(columns: Columns, rows: Any) -> Source:
 def converters(columns: Columns) -> dict[str, Callable[[str], float]]:
     """What makes numbers of the texts of categories and times, by column."""
     kinds = zip(columns.names, columns.kinds, strict=True)
-    return {str(name): functools.partial(columns.number, kind=kind, name=name) for name, kind in kinds if kind != "number"}
+    return {
+        str(name): functools.partial(columns.number, kind=kind, name=name) for name, kind in kinds if kind != "number"
+    }
 
 
 def cell(text: Any) -> str:

@@ -53,7 +53,7 @@ class Frequencies:
                 if before == before:
                     pairs[int(before), int(code)] += 1
             there = counts > 0 if self.known is None else np.ones(len(counts), bool)
-            n, k = counts.sum(), there.sum()
+            n, k = float(counts.sum()), int(there.sum())
             other = another(n, k) if self.known is None else 0.0
             after = pairs[int(last)] if last == last else np.zeros(len(counts))
             for j, each in enumerate((counts, after)):
@@ -67,7 +67,7 @@ class Frequencies:
         self.state["ring"] = np.full_like(self.state["ring"], np.nan)
 
 
-def another(n: float, k: float) -> float:
+def another(n: float, k: int) -> float:
     """ε: the probability of any class not seen in n rows, which had k of them."""
     return 1 / (n + k + 1) if k < CLASSES else 0.0
 

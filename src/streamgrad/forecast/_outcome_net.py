@@ -9,6 +9,7 @@ start at 0 and at random, and learn together by online natural gradient (`train/
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -18,6 +19,8 @@ import numpy as np
 from jaxtyping import Float
 
 from .. import cells, losses, wiring
+from .._compile import compiler_options
+from .._loop import loop, padded
 from .._static import Static
 from ..algorithms import SnAp
 from ..learner import Learner
@@ -28,6 +31,7 @@ from ._experts import FULL
 from ._outcome_inputs import LAGS, OutcomeInputs
 
 UNITS = 8
+PORTION = 64  # rows of one call
 LOSSES = {"event": losses.binary_cross_entropy, "count": losses.poisson, "class": losses.cross_entropy}
 BIAS, LAG, FEATURE, INSIDE = 0.3, 0.3, 0.03, 0.1  # prior variances; that of lag k is LAG / k
 FORGETTING = {"readout": 0.9998, "net": 0.9999}
@@ -82,14 +86,20 @@ def forgetting(model: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=8)
-def learner(kind: str, columns: int, horizon: int, period: int | None, net: bool) -> Learner:
-    """One compiled learner for all streams of a form."""
+def program(kind: str, columns: int, horizon: int, period: int | None, net: bool) -> tuple[Learner, Callable]:
+    """A learner for all streams of a form, and its first n steps of a portion, compiled once."""
     inputs = OutcomeInputs(kind, columns, horizon=horizon, period=period)
     model = build(inputs, net, key=jax.random.key(0))
     many = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)))
     form = "full" if many <= FULL else "unit"
     kalman = Kalman(form, prior=functools.partial(prior, inputs), forgetting=forgetting)
-    return Learner(model, kalman, loss=LOSSES[kind], delay=horizon)
+    learner = Learner(model, kalman, loss=LOSSES[kind], delay=horizon)
+
+    def run(state, inputs, n):
+        state, out = loop(lambda state, x, y, reset: learner.step(state, x, y, reset=reset), state, inputs, n)
+        return state, out.prediction
+
+    return learner, jax.jit(run, donate_argnums=0, compiler_options=compiler_options())
 
 
 class OutcomeLearner:
@@ -99,7 +109,7 @@ class OutcomeLearner:
 
     def __init__(self, inputs: OutcomeInputs, *, net: bool, seed: int):
         self._kind = inputs.kind
-        self._learner = learner(inputs.kind, inputs.columns, inputs.horizon, inputs.period, net)
+        self._learner, self._run = program(inputs.kind, inputs.columns, inputs.horizon, inputs.period, net)
         key = jax.random.key(seed)
         model = build(inputs, net, key=key)
         self._dtype = np.dtype(jnp.result_type(float))
@@ -114,14 +124,18 @@ class OutcomeLearner:
 
     def __call__(self, inputs: np.ndarray, learn: np.ndarray) -> Float[np.ndarray, "n outputs"]:
         """Learn from n rows in turn, each of what came due with it, and say the outputs at each."""
-        n = len(inputs)
+        n, out = len(inputs), [np.empty((0, self.outputs))]
         if n == 0:
-            return np.empty((0, self.outputs))
+            return out[0]
         resets = np.zeros(n, bool)
         resets[0], self.anew = self.anew[0], np.zeros(1, bool)
         xs, ys = inputs.astype(self._dtype), self._targets(learn)
-        self.memory, out = self._learner.run(self.memory, xs, ys, resets=resets)
-        return np.asarray(out.prediction, float)
+        for at in range(0, n, PORTION):
+            part = jax.tree.map(lambda a: a[at : at + PORTION], (xs, ys, resets))
+            many = len(part[0])
+            self.memory, said = self._run(self.memory, padded(part, PORTION), np.int32(many))
+            out.append(np.asarray(said, float)[:many])
+        return np.concatenate(out)
 
     def weights(self) -> dict[str, float]:
         """One expert, which counts alone."""
