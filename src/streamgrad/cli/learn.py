@@ -37,6 +37,9 @@ class Options:
     (seattle-temps, sf-temps, seattle-weather, co2, sunspots, elnino)."""
     target: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN ...")] = ()
     """Columns to forecast. A bundled series knows its own."""
+    outcome: Literal["number", "event", "count", "class"] = "number"
+    """What the target is: a number, an event (1 or 0), a count (0, 1, 2, ...) or a class (texts or
+    numbers, up to 16). Of these probabilities or expected counts are forecast, of one column."""
     features: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN ...")] = ()
     """Other columns to learn from."""
     known: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN ...")] = ()
@@ -52,8 +55,8 @@ class Options:
     period: Annotated[int | None, tyro.conf.arg(metavar="ROWS")] = None
     """Rows in a season (24 for hourly rows). Without it, it is looked for, and no seasonal last
     value stands in the table; 0: likewise for a series that knows its own."""
-    levels: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SHARE ...")] = (0.8, 0.95)
-    """Of the intervals."""
+    levels: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="SHARE ...")] = None
+    """Of the intervals (.8 .95)."""
     learner: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """mixture (the default), light (without nets), one of the experts alone (rls, reservoir,
     columns, fast-columns), or one net (--cell) under adam, kalman, or frozen."""
@@ -165,6 +168,7 @@ def _record(options: Options, source: Source, targets: tuple[str, ...], period: 
     try:
         forecaster = Forecaster(
             targets[0] if len(targets) == 1 else targets,
+            outcome=options.outcome,
             features=tuple(f for f in dict.fromkeys(options.features) if f not in targets),
             known=options.known,
             categorical=options.categorical,
@@ -175,7 +179,7 @@ def _record(options: Options, source: Source, targets: tuple[str, ...], period: 
             levels=options.levels,
             learner=learner,
             beside=options.beside,
-            net=Net(**own),
+            net=Net(**own) if own else None,
             seed=options.seed,
         )
     except (TypeError, ValueError) as error:
@@ -227,12 +231,13 @@ def _run(options: Options, record: Record) -> int:
 
 
 def _newest(forecaster: Forecaster) -> dict[str, float]:
-    """Errors for the progress bar: nRMSE so far of the network and of the best floor, of the first target."""
+    """Errors for the progress bar: those so far of the network and of the best floor, of the first target."""
     target = forecaster.targets[0]
-    errors = {name: error for name, error in target.scores.nrmse().items() if name not in target.own}
+    measure, heading = next(iter(target.measures.items()))
+    errors = {name: error for name, error in getattr(target.scores, measure)().items() if name not in target.own}
     network = errors.pop("network")
     best = min(errors, key=lambda name: errors[name])
-    return {"nRMSE": network, best: errors[best]}
+    return {heading: network, best: errors[best]}
 
 
 def _check(options: Options) -> None:
@@ -284,9 +289,9 @@ def _nothing_to_forecast(record: Any) -> None:
             raise SourceError(
                 f"{name}: column {target!r} has no value in any of the {record.row} rows; choose another --target."
             )
-        if record.row > 1 and learned.encoder.state["size"][0] == 0:
-            value = learned.encoder.state["last"][0]
+        if record.row > 1 and (value := learned.constant) is not None:
+            shown = value if isinstance(value, str) else f"{value:g}"
             raise SourceError(
-                f"{name}: column {target!r} is {value:g} in every row, so there is nothing "
+                f"{name}: column {target!r} is {shown} in every row, so there is nothing "
                 "to forecast; choose another --target."
             )

@@ -40,7 +40,7 @@ def finish(record: Record, ending: str, predictions: str, first: float | None) -
         if predictions == "parquet":
             from streamgrad.forecast import to_parquet
 
-            written.insert(1, to_parquet(record.folder).name)
+            written.insert(1, to_parquet(record.folder, record.texts).name)
         _picture(record)
     except OSError as error:
         raise JournalError(
@@ -63,19 +63,19 @@ def _table(console: Console, record: Record, name: str, target: Any, scores: dic
         title=f"{name} of {record.source.name}, {_ahead(forecaster)}", title_justify="left", box=box.SIMPLE_HEAD
     )
     table.add_column("forecaster", no_wrap=True)
-    for column in ("nRMSE", "2nd half", "MAE", "MASE", "median", *(["weight"] if target.own else [])):
+    for column in (*target.measures.values(), *(["weight"] if target.own else [])):
         table.add_column(column, justify="right", no_wrap=True)
-    lowest = {part: min((e for n, e in scores[part].items() if e == e), default=math.nan) for part in PARTS}
+    best = {part: _best(part, scores[part]) for part in target.measures}
     for method in target.methods:
         own = method in target.own
         label = f"  {method}" if own else method
         if method == "network":
             label += f" ({forecaster.learner})"
         cells = []
-        for part in PARTS:
+        for part in target.measures:
             error = scores[part][method]
             text = figures(error)
-            cells.append(f"[bold]{text}[/bold]" if error == lowest[part] else text)
+            cells.append(f"[bold]{text}[/bold]" if error == best[part] else text)
         weight = [figures(scores["weights"][method], 2)] if own else [""] if target.own else []
         table.add_row(label, *cells, *weight)
     console.print(table)
@@ -102,7 +102,9 @@ def _steps(console: Console, scores: dict[str, Any]) -> None:
     console.print(table)
 
 
-PARTS = ("nrmse", "nrmse_half", "mae", "mase", "median")
+def _best(part: str, errors: dict[str, float]) -> float:
+    """The least of errors, the largest of accuracies."""
+    return (max if part.startswith("accuracy") else min)((e for e in errors.values() if e == e), default=math.nan)
 
 
 def figures(value: float, digits: int = 4) -> str:
@@ -122,10 +124,7 @@ def _remarks(target: Any, scores: dict[str, Any]) -> list[str]:
     if found:
         parts = [f"{100 * part['coverage']:.1f}% of truths in the {100 * part['level']:g}% interval" for part in found]
         lines.append(f"{'; '.join(parts)}.")
-    period = target.naive.period
-    if period and target.encoder.state["rows"][0] <= period:
-        lines.append(f"The seasonal last value had no season of {period} rows yet: it is the last value so far.")
-    return lines
+    return lines + target.remarks()
 
 
 def _changes(console: Console, record: Record) -> None:
@@ -164,10 +163,9 @@ def _counts(record: Record, each: list[dict[str, Any]], first: float | None) -> 
 
 def _columns(record: Record) -> list[str]:
     """On columns that tell nothing."""
-    encoder, columns = record.forecaster.targets[0].encoder, record.forecaster.columns
-    targets = len(columns.targets)
-    counts = encoder.state["centres"][targets : targets + len(columns.features), 1]
-    still = [repr(name) for name, count in zip(columns.features, counts.tolist()) if count <= 1 and record.row > 1]
+    columns, targets = record.forecaster.columns, len(record.forecaster.columns.targets)
+    varied = record.forecaster.targets[0].varied[targets : targets + len(columns.features)]
+    still = [repr(name) for name, moved in zip(columns.features, varied.tolist()) if not moved and record.row > 1]
     notes = record.extremes.notes()
     if not still:
         return notes

@@ -32,6 +32,8 @@ def backtest(rows: Any, grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -
     `seconds`, and `beside`: the nRMSE of the second half by method. Of several targets errors are geometric means.
     Results are sorted by `nrmse_half` (`nrmse` where there are few rows).
 
+    Of events, counts and classes `log_loss`, `log_loss_half` and their second measure stand in the stead of errors.
+
     Raises `ValueError` for settings that cannot be meant, before anything runs.
     """
     grids = [grid] if isinstance(grid, Mapping) else list(grid)
@@ -42,19 +44,25 @@ def backtest(rows: Any, grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -
     if not every:
         raise ValueError("backtest: there is no setting to try: give grid={'target': ...} at least.")
     makers = [Forecaster(**settings) for settings in every]  # refuses what cannot be meant
+    if len({forecaster.outcome for forecaster in makers}) > 1:
+        raise ValueError("backtest: outcomes of several kinds have no score in common; run a backtest for each.")
+    score = makers[0].targets[0].headline
     names = {name for settings in every for name in settings}
     same = {n for n in names if all(s.get(n, _NONE) == every[0].get(n, _NONE) for s in every)}
     kept: dict[tuple, Held] = {}
+    codes: dict[tuple, np.ndarray] = {}
     found = []
     for settings, forecaster in zip(every, makers, strict=True):
         key = (forecaster.columns.names, forecaster.columns.kinds)
         if key not in kept:
             kept[key] = _held(forecaster, rows if not kept else _again(rows))
+            codes[key] = forecaster.columns.classes.state
+        forecaster.columns.classes.state = codes[key]
         began = time.perf_counter()
         forecaster.run(kept[key])
         result = _result(forecaster, time.perf_counter() - began)
         found.append({"settings": {n: v for n, v in settings.items() if n not in same or len(every) == 1}, **result})
-    return sorted(found, key=lambda r: next((r[k] for k in ("nrmse_half", "nrmse") if r[k] == r[k]), math.inf))
+    return sorted(found, key=lambda r: next((r[k] for k in (f"{score}_half", score) if r[k] == r[k]), math.inf))
 
 
 _NONE = object()
@@ -79,6 +87,9 @@ def _result(forecaster: Forecaster, seconds: float) -> dict[str, Any]:
     """Scores of one run, over all targets."""
     scores = forecaster.scores()
     each = [scores] if forecaster.alone else scores
+    if forecaster.outcome != "number":
+        own = {name: each[0][name]["network"] for name in forecaster.targets[0].measures}
+        return {**own, "seconds": seconds, "beside": each[0]["log_loss_half"]}
     mean = lambda part: math.exp(float(np.mean(np.log([s[part]["network"] for s in each]))))
     levels = {
         i["level"]: float(np.mean([s["intervals"][k]["coverage"] for s in each]))

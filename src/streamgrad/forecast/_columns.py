@@ -39,6 +39,8 @@ class Columns:
     known: tuple[str | int, ...] = ()
     categorical: tuple[str | int, ...] = ()
     time: str | int | None = None
+    outcome: str = "number"  # of the targets
+    classes: Classes = dataclasses.field(default_factory=lambda: Classes(), compare=False, repr=False)
 
     def __post_init__(self):
         names = self.names
@@ -58,10 +60,10 @@ class Columns:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Of each column: "number", "category" or "time"."""
-        numbers = len(self.targets) + len(self.features) + len(self.known)
+        """Of each column: "number", "class", "count", "event", "category" or "time"."""
+        numbers, targets = len(self.features) + len(self.known), [self.outcome] * len(self.targets)
         times = () if self.time is None else ("time",)
-        return (*["number"] * numbers, *["category"] * len(self.categorical), *times)
+        return (*targets, *["number"] * numbers, *["category"] * len(self.categorical), *times)
 
     @property
     def size(self) -> int:
@@ -85,7 +87,14 @@ class Columns:
                     f"the row has {len(values)} value{'s' * (len(values) != 1)}, and {len(self.names)} were expected: "
                     f"{', '.join(map(str, self.names))}."
                 )
-        return [number(value, kind, name) for value, kind, name in zip(values, self.kinds, self.names, strict=True)]
+        return [
+            self.number(value, kind=kind, name=name)
+            for value, kind, name in zip(values, self.kinds, self.names, strict=True)
+        ]
+
+    def number(self, value: Any, *, kind: str, name: Any) -> float:
+        """A cell as a number; NaN where it is missing. Raises `RowError` for what is none."""
+        return self.classes.code(value, name) if kind == "class" else number(value, kind, name)
 
     def ahead(self, given: Mapping[Any, Any] | None) -> list[float]:
         """What is known in advance of a later row."""
@@ -121,17 +130,80 @@ def number(value: Any, kind: str, name: Any) -> float:
         ) from None
     if abs(found) > 1e100:
         raise RowError(f"column {name!r}: {value!r} is infinite or too large; numbers up to 1e100 can be learned from.")
+    if kind in OUTCOMES and found == found and not OUTCOMES[kind][0](found):
+        raise RowError(f"column {name!r}: {value!r} is no {kind}: {OUTCOMES[kind][1]}")
     return found
+
+
+#: What a number must be to be an outcome, and what to do where it is not.
+OUTCOMES = {
+    "event": (
+        lambda y: y in (0.0, 1.0),
+        '1 or 0 was expected, for what came or did not (of texts, use outcome="class").',
+    ),
+    "count": (
+        lambda y: y >= 0 and y == math.floor(y) and y <= 1e15,
+        'a whole number from 0 to 1e15 was expected (of other numbers, use outcome="number").',
+    ),
+}
+MOST, LONGEST = 16, 80  # classes, and bytes of the text of one
+
+
+class Classes:
+    """The texts of classes, whose place is their code: in the order in which they are read. `state` (an array) has
+    them."""
+
+    def __init__(self):
+        self.texts: list[str] = []
+
+    def code(self, value: Any, name: Any) -> float:
+        """The code of a class; NaN where it is missing. Numbers count by their value: 1, 1.0 and "1" are one.
+
+        Raises `RowError` for the 17th class, and for a text that is none."""
+        text = plain_text(value)
+        if text is None:
+            return math.nan
+        if text not in self.texts:
+            if len(text.encode()) > LONGEST or not text.isprintable():
+                raise RowError(
+                    f"column {name!r}: {text[:40]!r} is no class: printable text of up to {LONGEST} bytes was expected."
+                )
+            if len(self.texts) == MOST:
+                raise RowError(
+                    f"column {name!r}: {text!r} is a 17th class, beside {', '.join(map(repr, self.texts))}, and up to "
+                    f"{MOST} can be forecast: put rare ones together, or use a numeric outcome."
+                )
+            self.texts.append(text)
+        return float(self.texts.index(text))
+
+    @property
+    def state(self) -> np.ndarray:
+        """The texts as UTF-8, each filled up with zeros."""
+        found = np.zeros((MOST, LONGEST), np.uint8)
+        for row, text in zip(found, self.texts):
+            row[: len(text.encode())] = np.frombuffer(text.encode(), np.uint8)
+        return found
+
+    @state.setter
+    def state(self, state: np.ndarray) -> None:
+        texts = [bytes(row).rstrip(b"\0").decode() for row in np.asarray(state)]
+        self.texts = [text for text in texts if text]
+
+
+def plain_text(value: Any) -> str | None:
+    """A category as text; None where it is missing."""
+    if value is None or value is np.ma.masked or value != value:
+        return None
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        value = int(value)
+    text = str(value).strip()
+    return None if text.casefold() in numbers.texts else text
 
 
 def bucket(value: Any) -> float:
     """The bucket of a category; NaN where it is missing. Numbers count by their value: 1, 1.0 and "1" are one."""
-    if value is None or value != value:
-        return math.nan
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = str(value).strip()
-    return math.nan if text.casefold() in numbers.texts else float(zlib.crc32(text.encode()) % BUCKETS)
+    text = plain_text(value)
+    return math.nan if text is None else float(zlib.crc32(text.encode()) % BUCKETS)
 
 
 def seconds(value: Any, name: Any) -> float:

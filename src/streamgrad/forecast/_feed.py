@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._columns import Columns, RowError, number
+from ._columns import Columns, RowError
 
 if TYPE_CHECKING:
     from ..data import Source
@@ -88,18 +88,33 @@ def opened(columns: Columns, rows: Any) -> Source:
 def converters(columns: Columns) -> dict[str, Callable[[str], float]]:
     """What makes numbers of the texts of categories and times, by column."""
     kinds = zip(columns.names, columns.kinds, strict=True)
-    return {str(name): functools.partial(number, kind=kind, name=name) for name, kind in kinds if kind != "number"}
+    return {
+        str(name): functools.partial(columns.number, kind=kind, name=name) for name, kind in kinds if kind != "number"
+    }
+
+
+def cell(text: Any) -> str:
+    """A text as a cell of CSV, in quotes where it needs them; nothing for None."""
+    text = "" if text is None else str(text)
+    return '"' + text.replace('"', '""') + '"' if any(sign in text for sign in ',"\r\n') else text
+
+
+def csv_header(names: Iterable[str]) -> str:
+    """The first line of CSV."""
+    return ",".join(map(cell, names)) + "\n"
 
 
 def csv_lines(columns: Mapping[str, np.ndarray]) -> str:
-    """Rows as lines of CSV: numbers in the shortest form that gives the same double, nothing for NaN, 0 or 1 for
-    truths."""
+    """Rows as lines of CSV: numbers in the shortest form that gives the same double, nothing for NaN and None, 0 or 1
+    for truths."""
     from ..data import shortest
 
     texts = []
     for values in columns.values():
         if values.dtype == bool:
             texts.append(["1" if value else "0" for value in values.tolist()])
+        elif values.dtype.kind == "O":
+            texts.append(list(map(cell, values.tolist())))
         elif values.dtype.kind == "i":
             texts.append(list(map(str, values.tolist())))
         else:

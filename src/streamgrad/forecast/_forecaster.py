@@ -15,6 +15,7 @@ from .. import checkpoint
 from ._columns import Clock, Columns
 from ._history import History
 from ._learners import FLOOR, FLOORS, Net, learner as named
+from ._outcome import OutcomeTarget
 from ._path import EXPERTS, LIGHT, PathTarget
 from ._target import Said, Target, joined
 
@@ -30,7 +31,11 @@ class Forecast:
     - `lower`, `upper`: ends of its intervals, one for each level; NaN before the scale of the target is known;
     - `surprise`: -log₁₀ of how often a truth lies as far from its forecast as that of this row, 3 being one row in a
       thousand; NaN where nothing came due;
-    - `changed`: whether by now the stream has become another one.
+    - `changed`: whether by now the stream has become another one;
+    - `probabilities`: of each class seen so far, by its text; None for other outcomes.
+
+    Of an event `value` is its probability, of a count what is expected, of a class the most probable one (None before
+    there was one), and `surprise` is -log₁₀ of the probability that what came had, with all that was no more probable.
     """
 
     value: Any
@@ -38,6 +43,7 @@ class Forecast:
     upper: np.ndarray
     surprise: Any
     changed: Any
+    probabilities: dict[str, float] | None = None
 
 
 class Forecaster:
@@ -53,6 +59,9 @@ class Forecaster:
     **Arguments:**
 
     - `target`: a column, or several; of arrays the number of the column.
+    - `outcome`: what the target is: "number", or, of one target with one horizon, "event" (1 or 0), "count" (0, 1, 2,
+      ...) or "class" (texts or numbers, up to 16, found as they come). These are forecast by probabilities, and scored
+      by log loss.
     - `features`: other columns to learn from; a missing value is the one last seen.
     - `known`: columns that are known `horizon` rows in advance, such as a price or a plan.
     - `categorical`: columns of texts or codes, each put into one of 8 buckets.
@@ -61,8 +70,8 @@ class Forecaster:
     - `horizon`: rows ahead.
     - `path`: instead of `horizon`, how many of the next rows are all forecast; they are learned together when the last
       of them has come.
-    - `period`: rows in a season; None: looked for.
-    - `levels`: of the intervals.
+    - `period`: rows in a season; None: looked for (for numbers).
+    - `levels`: of the intervals, .8 and .95 if None; only numbers have them.
     - `learner`: "mixture" (the default: least squares on lags, a fixed net, and two nets that a Kalman filter learns),
       "light" (without nets), one of its experts ("rls", "reservoir", "columns", "fast-columns"), or one net, as `net`
       says, under "adam", "kalman" or "frozen".
@@ -77,6 +86,7 @@ class Forecaster:
         self,
         target: Names,
         *,
+        outcome: str = "number",
         features: Names = (),
         known: Names = (),
         categorical: Names = (),
@@ -84,15 +94,20 @@ class Forecaster:
         horizon: int = 1,
         path: int | None = None,
         period: int | None = None,
-        levels: Sequence[float] = (0.8, 0.95),
+        levels: Sequence[float] | None = None,
         learner: str = "mixture",
         beside: Sequence[str] = (),
         net: Net | None = None,
         seed: int = 0,
     ):
-        net = net or Net()
-        self.columns = Columns(_several(target), _several(features), _several(known), _several(categorical), time)
-        self.alone = isinstance(target, str | int)
+        self.columns = Columns(
+            _several(target), _several(features), _several(known), _several(categorical), time, outcome
+        )
+        self.outcome, self.alone = outcome, isinstance(target, str | int)
+        if outcome != "number":
+            self._check_outcome(path=path, levels=levels, learner=learner, beside=beside, net=net)
+            levels = ()
+        net, levels = net or Net(), (0.8, 0.95) if levels is None else levels
         self.horizon, self.levels, self.learner = horizon, tuple(map(float, levels)), learner
         if path is not None:
             self._check_path(path, beside)
@@ -128,19 +143,48 @@ class Forecaster:
             "net": dataclasses.asdict(net),
             "seed": seed,
         }
+        if outcome != "number":
+            self.settings["outcome"] = outcome
         shape = {"period": period, "levels": self.levels}
         many = range(seed, seed + len(self.columns.targets))
-        if path is None:
+        if outcome != "number":
+            light = {"net": learner != "light", "horizon": horizon, "period": period}
+            make = lambda seed: OutcomeTarget(outcome, self.columns.size, self.columns.classes, **light, seed=seed)
+        elif path is None:
             make = lambda seed: Target(self.columns.size, experts, others, horizon=horizon, **shape, seed=seed)
         else:
             experts = LIGHT if learner == "light" else EXPERTS
             make = lambda seed: PathTarget(self.columns.size, experts, steps=path, **shape, seed=seed)
-        self.targets: list[Target | PathTarget] = [make(seed) for seed in many]
+        self.targets: list[Target | PathTarget | OutcomeTarget] = [make(seed) for seed in many]
         self.methods = self.targets[0].methods
         self.clock = Clock()
         self.history = [History(len(self.methods), len(target.learner.experts)) for target in self.targets]
         self.missing = np.zeros(len(self.columns.names), np.int64)
         self.row = 0
+
+    def _check_outcome(self, **given: Any) -> None:
+        """Refuse what does not go with an event, a count or a class."""
+        outcome = self.outcome
+        if outcome not in KINDS:
+            raise ValueError(f"there is no outcome {outcome!r}: there are {', '.join(KINDS)}.")
+        if not self.alone and len(self.columns.targets) > 1:
+            raise ValueError(
+                f"outcome={outcome!r} goes with one target, got {len(self.columns.targets)}: make a forecaster for each."
+            )
+        reasons = {
+            "path": "one horizon is forecast at a time: give horizon=",
+            "levels": "its forecast is a probability or a mean, and intervals are for numbers",
+            "beside": "nothing but its floors stands beside it",
+            "net": "its net is given: choose learner='mixture' or 'light'",
+        }
+        for name, reason in reasons.items():
+            if given[name]:
+                raise ValueError(f"{name} does not go with outcome={outcome!r}: {reason}.")
+        if given["learner"] not in ("mixture", "light"):
+            raise ValueError(
+                f"outcome={outcome!r} is forecast by the learner 'mixture' (a net and lags under one filter) or 'light' "
+                f"(lags alone), got {given['learner']!r}."
+            )
 
     def _check_path(self, path: int, beside: Sequence[str]) -> None:
         """Refuse what does not go with a path."""
@@ -170,7 +214,7 @@ class Forecaster:
         - `ahead`: what is known of the row `horizon` rows on.
 
         Raises `ValueError` for a row that cannot be read; nothing is learned from it."""
-        numbers = np.array([self.columns.row(row)])
+        numbers = np.array([self.columns.row(row)], float)
         known = np.array([self.columns.ahead(ahead)]).reshape(1, -1)
         return Forecasts.of(self, self.learn(numbers, known)).at(0)
 
@@ -274,7 +318,12 @@ class Forecaster:
                 "Forecaster.save, or streamgrad learn (its checkpoints), wrote into."
             )
         names = "target features known categorical time horizon path period levels learner beside seed"
-        forecaster = cls(net=Net(**settings["net"]), **{name: settings[name] for name in names.split()})
+        given = {name: settings[name] for name in names.split()}
+        if "outcome" in settings:
+            given |= {"outcome": settings["outcome"]}
+        else:
+            given |= {"net": Net(**settings["net"])}
+        forecaster = cls(**given)
         forecaster.state = checkpoint.load(path, forecaster.state, config=settings).tree
         return forecaster
 
@@ -293,29 +342,11 @@ class Forecaster:
         A dictionary, or a list of them for several targets: `rows`, `half` (rows before the second half), `nrmse`,
         `nrmse_half` (of the second half), `mae`, `mase`, `median` (of absolute errors), each by method, `intervals`
         (level, coverage, finite share, mean interval score), `weights` of the experts, and `verdict`, in words. Of a
-        path these are of one row ahead, and `steps` has those of each step that is scored."""
-        from ._verdict import verdict
+        path these are of one row ahead, and `steps` has those of each step that is scored.
 
-        found = []
-        for target in self.targets:
-            scores = target.scores
-            found.append(
-                {
-                    "rows": scores.rows,
-                    "half": scores.half,
-                    "nrmse": scores.nrmse(),
-                    "nrmse_half": scores.nrmse("half"),
-                    "mae": scores.mae(),
-                    "mase": scores.mase(),
-                    "median": scores.median(),
-                    "intervals": target.intervals_found(),
-                    "weights": target.learner.weights() if len(target.learner.experts) > 1 else {},
-                    "verdict": verdict(scores, target.own),
-                }
-            )
-            if isinstance(target, PathTarget):
-                found[-1]["steps"] = target.steps_found()
-        return self._each(found)
+        Of events, counts and classes: `log_loss` (nats a row), and `brier`, `mae` or `accuracy`, each with that of the
+        second half (`log_loss_half`), in the stead of errors; of classes `classes`, too."""
+        return self._each([target.found() for target in self.targets])
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, title: str = "") -> Any:
         """The newest rows with forecasts and intervals, the running error and the weights, as a Matplotlib figure;
@@ -335,6 +366,7 @@ class Forecaster:
         return f"Forecaster({shown}, horizon={self.horizon}, learner={self.learner!r}, rows={self.row:,})"
 
 
+KINDS = ("number", "event", "count", "class")
 #: Rows that may wait for their truth, and rows of a path.
 LONGEST, LONGEST_PATH = 100_000, 512
 
@@ -345,7 +377,9 @@ class Forecasts:
 
     - `value`, `lower`, `upper`, `surprise`, `changed`: as in `Forecast`, of each row;
     - `truth`: the target as it came; `due`: the forecast for this row, made `horizon` rows before (for each
-      step j of a path, j rows before).
+      step j of a path, j rows before);
+    - `probabilities`: of classes, with an axis of `classes` (their texts, as found by the last row), NaN where one had
+      not been seen; None for other outcomes.
 
     `columns()` has all of it by the names that `predictions.csv` has."""
 
@@ -356,6 +390,8 @@ class Forecasts:
     changed: Bool[np.ndarray, ...]
     truth: np.ndarray
     due: np.ndarray
+    probabilities: np.ndarray | None
+    classes: tuple[str, ...]
     _said: tuple[Said, ...] = dataclasses.field(repr=False)
     _names: tuple[tuple[str, ...], tuple[str, ...], tuple[float, ...], int] = dataclasses.field(repr=False)
 
@@ -363,15 +399,18 @@ class Forecasts:
     def of(cls, forecaster: Forecaster, said: Sequence[Said]) -> Forecasts:
         pick = lambda of: of(said[0]) if forecaster.alone else np.stack([of(each) for each in said], axis=1)
         first = forecaster.row - len(said[0].truth)
+        classes = said[0].outcome.classes if said[0].outcome is not None else ()
         targets = ("",) if forecaster.alone else tuple(map(str, forecaster.columns.targets))
         return cls(
-            pick(lambda s: (s.path or s).ahead),
+            pick(lambda s: s.named((s.path or s).ahead)),
             pick(lambda s: (s.path or s).ahead_ends[..., 0]),
             pick(lambda s: (s.path or s).ahead_ends[..., 1]),
             pick(lambda s: s.surprise),
             pick(lambda s: s.changed),
-            pick(lambda s: s.truth),
-            pick(lambda s: s.due[:, 0] if s.path is None else s.path.due),
+            pick(lambda s: s.named(s.truth)),
+            pick(lambda s: s.named(s.due[:, 0]) if s.path is None else s.path.due),
+            pick(lambda s: s.outcome.probabilities[:, : len(classes)]) if classes else None,
+            classes,
             tuple(said),
             (targets, forecaster.methods, forecaster.levels, first),
         )
@@ -381,7 +420,11 @@ class Forecasts:
 
     def at(self, row: int) -> Forecast:
         """What was said at one row."""
-        return Forecast(self.value[row], self.lower[row], self.upper[row], self.surprise[row], self.changed[row])
+        found = None
+        if self.probabilities is not None:
+            found = dict(zip(self.classes, self.probabilities[row].tolist()))
+        each = (self.value, self.lower, self.upper, self.surprise, self.changed)
+        return Forecast(*(column[row] for column in each), found)
 
     def columns(self) -> dict[str, np.ndarray]:
         """By name: `row`, `truth`, each method's forecast *for* the row, ends of intervals, `surprise`, `changed`, and
@@ -394,28 +437,31 @@ class Forecasts:
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write `columns()` as a CSV file, the bytes that `streamgrad learn` writes."""
-        from ._feed import csv_lines
+        from ._feed import csv_header, csv_lines
 
         with open(path, "w", newline="") as file:
             columns = self.columns()
-            file.write(",".join(columns) + "\n")
+            file.write(csv_header(columns))
             file.write(csv_lines(columns))
 
 
 def named_columns(said: Said, methods: Sequence[str], levels: Sequence[float], end: str) -> dict[str, np.ndarray]:
     """What was said of a target, by the names that files have. Names of a step of a path have its number at the end;
     the first step's `due` has none."""
-    out = {"truth": said.truth, methods[0]: said.due[:, 0], **_ends("", "", said.due_ends, levels)}
+    named = said.named
+    out = {"truth": named(said.truth), methods[0]: named(said.due[:, 0]), **_ends("", "", said.due_ends, levels)}
     out |= {"surprise": said.surprise, "changed": said.changed}
-    out |= {name.replace(" ", "_"): said.due[:, k] for k, name in enumerate(methods) if k}
+    out |= {name.replace(" ", "_"): named(said.due[:, k]) for k, name in enumerate(methods) if k}
     if said.path is None:
-        out |= {"ahead": said.ahead, **_ends("ahead_", "", said.ahead_ends, levels)}
+        out |= {"ahead": named(said.ahead), **_ends("ahead_", "", said.ahead_ends, levels)}
     else:
         path, steps = said.path, said.path.due.shape[1]
         out |= {f"{methods[0]}_{j + 1}": path.due[:, j] for j in range(1, steps)}
         for j in range(steps):
             out |= {f"ahead_{j + 1}": path.ahead[:, j]}
             out |= _ends("ahead_", f"_{j + 1}", path.ahead_ends[:, j], levels)
+    if said.outcome is not None:
+        out |= said.outcome.columns()
     return {f"{name}{end}": column for name, column in out.items()}
 
 

@@ -17,15 +17,15 @@ CHANGES = 64  # newest alarms
 
 
 class History:
-    """`state` (a dictionary of arrays) has the newest rows, and for each block of rows the sums of squared errors and
-    the weights of the experts at its end."""
+    """`state` (a dictionary of arrays) has the newest rows, and for each block of rows the sums of squared errors (or
+    log losses) and the weights of the experts at its end."""
 
     def __init__(self, methods: int, experts: int):
         self.state: dict[str, np.ndarray] = {
             "newest": np.full((NEWEST, 3 + methods), np.nan),  # truth, each method, ends of the widest interval
             "rows": np.zeros(1, np.int64),
             "width": np.array([WIDTH, 0], np.int64),  # of a block, and how many are complete
-            "now": np.zeros(1 + methods),  # rows scored in this block, sums of squared errors
+            "now": np.zeros(1 + methods),  # rows scored in this block, sums of losses
             "errors": np.zeros((BLOCKS, 1 + methods)),
             "weights": np.zeros((BLOCKS, experts)),
             "changes": np.full(CHANGES, -1, np.int64),
@@ -43,11 +43,12 @@ class History:
         if n == 0:
             return
         ends = said.due_ends[:, -1] if said.due_ends.shape[1] else np.full((n, 2), np.nan)
-        rows = np.concatenate([said.truth[:, None], said.due, ends], axis=1)
+        rows = np.concatenate([said.truth[:, None], said.shown, ends], axis=1)
         state["newest"] = np.concatenate([state["newest"], rows])[-NEWEST:]
-        scored = np.isfinite(said.truth) & np.isfinite(said.due).all(axis=1)
-        square = np.where(scored[:, None], (said.due - said.truth[:, None]) ** 2, 0.0)
-        terms = np.concatenate([state["now"][None], np.concatenate([scored[:, None], square], axis=1)])
+        losses = said.losses
+        scored = np.isfinite(losses).all(axis=1)
+        losses = np.where(scored[:, None], losses, 0.0)
+        terms = np.concatenate([state["now"][None], np.concatenate([scored[:, None], losses], axis=1)])
         state["now"] = np.add.accumulate(terms)[-1]
         first = int(state["rows"][0])
         if said.changed.any():

@@ -6,6 +6,7 @@ off, and the run writes it again: the files end up as if nothing had happened.
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ._feed import csv_lines
+from ._feed import csv_header, csv_lines
 
 
 class JournalError(RuntimeError):
@@ -35,12 +36,13 @@ class Journal:
     def __init__(self, folder: Path, header: Sequence[str], lengths: Mapping[str, int] | None = None):
         self.folder = folder
         self._files: dict[str, BinaryIO] = {}
+        self._header = list(header)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name in ("predictions.csv", "metrics.jsonl"):
                 self._files[name] = self._open(folder / name, (lengths or {}).get(name))
             if lengths is None:
-                self._files["predictions.csv"].write((",".join(header) + "\n").encode())
+                self._files["predictions.csv"].write(csv_header(header).encode())
         except OSError as error:
             raise self._error(error) from None
 
@@ -54,11 +56,34 @@ class Journal:
                 f"{path} is {have}, and the checkpoint needs its first {length} bytes: put it "
                 "back, or start anew without --resume."
             )
+        if path.name == "predictions.csv":
+            with open(path, newline="") as file:
+                if more := len(next(csv.reader(file), [])) - len(self._header):  # classes after the checkpoint
+                    self._with_columns(path, -more)
         os.truncate(path, length)
         return open(path, "ab")
 
+    def _with_columns(self, path: Path, more: int) -> None:
+        """Write the predictions anew with so many more empty columns at the end, or less: those of the header."""
+        temporary = path.with_suffix(".csv.tmp")
+        with open(path, "rb") as before, open(temporary, "wb") as after:
+            before.readline()
+            after.write(csv_header(self._header).encode())
+            for line in before:
+                cells = line.rstrip(b"\n")
+                after.write((cells + b"," * more if more > 0 else cells.rsplit(b",", -more)[0]) + b"\n")
+        os.replace(temporary, path)
+
     def predictions(self, columns: Mapping[str, np.ndarray]) -> None:
-        """Append rows; NaN is left empty."""
+        """Append rows; NaN is left empty. Columns that are new at the end are empty in the rows before."""
+        if more := len(columns) - len(self._header):
+            path, self._header = self.folder / "predictions.csv", list(columns)
+            try:
+                self._files["predictions.csv"].close()
+                self._with_columns(path, more)
+                self._files["predictions.csv"] = open(path, "ab")
+            except OSError as error:
+                raise self._error(error) from None
         self._write("predictions.csv", csv_lines(columns))
 
     def metrics(self, values: Mapping[str, Any]) -> None:
@@ -114,21 +139,22 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def to_parquet(folder: Path) -> Path:
-    """`predictions.csv` as `predictions.parquet`, a part at a time."""
+def to_parquet(folder: Path, texts: Sequence[str] = ()) -> Path:
+    """`predictions.csv` as `predictions.parquet`, a part at a time. `texts`: columns that hold texts."""
     import pyarrow as pa
-    import pyarrow.csv as csv
+    import pyarrow.csv as arrow
     import pyarrow.parquet as pq
 
     source, target = folder / "predictions.csv", folder / "predictions.parquet"
     temporary = target.with_suffix(".parquet.tmp")
-    with open(source) as file:
-        names = file.readline().strip().split(",")
+    with open(source, newline="") as file:
+        names = next(csv.reader(file))
     kinds = {name: pa.int64() if name == "row" or name.startswith("changed") else pa.float64() for name in names}
-    reader = csv.open_csv(
+    kinds |= dict.fromkeys(texts, pa.string())
+    reader = arrow.open_csv(
         source,
-        csv.ReadOptions(use_threads=False),
-        convert_options=csv.ConvertOptions(column_types=kinds),
+        arrow.ReadOptions(use_threads=False),
+        convert_options=arrow.ConvertOptions(column_types=kinds, strings_can_be_null=True),
     )
     with reader, pq.ParquetWriter(temporary, reader.schema) as writer:
         for batch in reader:

@@ -15,7 +15,7 @@ from ._intervals import Intervals
 from ._naive import Naive
 from ._scores import Scores
 from ._steps import Paths
-from ._target import NETWORK, Path, Said, cover, covered
+from ._target import NETWORK, OfNumbers, Path, Said, cover, covered
 
 #: What a path is mixed from, with the last value: least squares on many lags, and a fixed net.
 EXPERTS: dict[str, Expert] = {
@@ -25,7 +25,7 @@ EXPERTS: dict[str, Expert] = {
 LIGHT: dict[str, Expert] = {"RLS-100": Expert(lags=100, forgetting=0.9998)}
 
 
-class PathTarget:
+class PathTarget(OfNumbers):
     """A forecaster of the next `steps` values of one column, from rows whose first column it is.
 
     Scores, intervals and floors are kept for the steps `shown`: 1, 2, 4, ... and the last. Intervals of the steps
@@ -158,6 +158,10 @@ class PathTarget:
     def intervals_found(self) -> list[dict[str, float]]:
         """Of one row ahead."""
         return covered(self.coverage[0], self.levels)
+
+    def found(self) -> dict[str, Any]:
+        """Scores, as `Forecaster.scores` has them."""
+        return super().found() | {"steps": self.steps_found()}
 
     def steps_found(self) -> dict[int, dict[str, Any]]:
         """Errors and intervals of each step that is scored."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._naive import LAST, MEAN, SEASONAL
+from ._outcome_picture import outcome_rows
 
 if TYPE_CHECKING:
     from ._forecaster import Forecaster
@@ -26,13 +27,14 @@ def picture(forecaster: Forecaster, title: str = "") -> Any:
 
     pairs = list(zip(forecaster.targets, forecaster.history, map(str, forecaster.columns.targets), strict=True))
     ahead = f"{forecaster.horizon} row{'s' * (forecaster.horizon > 1)} ahead"
+    draw = _rows if forecaster.outcome == "number" else outcome_rows
     if len(pairs) == 1:
         target, history, name = pairs[0]
         mixed = len(target.learner.experts) > 1
         size = (10, 8.6 if mixed else 7)
         figure = Figure(figsize=size, dpi=120, layout="constrained")
         axes = figure.subplots(3 if mixed else 2, 1, height_ratios=(3, 2, 1)[: 3 if mixed else 2])
-        _rows(axes[0], target, history, title or f"{name}, {ahead}", forecaster.levels)
+        draw(axes[0], target, history, title or f"{name}, {ahead}", forecaster.levels)
         _errors(axes[1], target, history)
         if mixed:
             _weights(axes[2], target, history)
@@ -40,7 +42,7 @@ def picture(forecaster: Forecaster, title: str = "") -> Any:
         figure = Figure(figsize=(13, 2.9 * len(pairs)), dpi=110, layout="constrained")
         axes = figure.subplots(len(pairs), 2, width_ratios=(3, 2), squeeze=False)
         for (target, history, name), (left, right) in zip(pairs, axes, strict=True):
-            _rows(left, target, history, f"{name}, {ahead}", forecaster.levels)
+            draw(left, target, history, f"{name}, {ahead}", forecaster.levels)
             _errors(right, target, history)
         if title:
             figure.suptitle(title, x=0.01, ha="left")
@@ -76,19 +78,22 @@ def _rows(axes: Any, target: Target | PathTarget, history: History, title: str, 
 
 
 def _blocks(history: History) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows at the ends of blocks, root mean squares by method, weights by expert."""
+    """Rows at the ends of blocks, mean losses by method, weights by expert."""
     state = history.state
     width, many = state["width"].tolist()
     errors, weights = state["errors"][:many], state["weights"][:many]
     with np.errstate(divide="ignore", invalid="ignore"):
-        root = np.sqrt(errors[:, 1:] / errors[:, :1])
-    return width * np.arange(1, many + 1), root, weights
+        mean = errors[:, 1:] / errors[:, :1]
+    return width * np.arange(1, many + 1), mean, weights
 
 
 def _errors(axes: Any, target: Target | PathTarget, history: History) -> None:
     """The running error of the forecaster and of what it has to beat."""
     row, root, _ = _blocks(history)
-    shown = [name for name in target.methods if name not in target.own and name != MEAN]
+    squares = target.headline == "nrmse"
+    root = np.sqrt(root) if squares else root
+    measure = "error: root mean square" if squares else "log loss (nats a row)"
+    shown = [name for name in target.methods if name not in target.own and not (squares and name == MEAN)]
     others = iter(OTHERS)
     drawn = []
     for name in sorted(shown, key=lambda name: name == "network"):
@@ -102,7 +107,7 @@ def _errors(axes: Any, target: Target | PathTarget, history: History) -> None:
         axes.plot(row, error, color=colour, lw=wide, label=name, marker=marker)
     width = int(history.state["width"][0])
     axes.set_xlabel("row")
-    axes.set_title(f"running error: root mean square of each {width} rows" if drawn else "", loc="left")
+    axes.set_title(f"running {measure} of each {width} rows" if drawn else "", loc="left")
     for changed in history.changes:
         axes.axvline(changed, color=RED, lw=0.8, ls=DASHED)
     if drawn:

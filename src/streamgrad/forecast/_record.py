@@ -149,6 +149,12 @@ class Record:
         ends = [""] if f.alone else [f"_{name}" for name in f.columns.targets]
         return [named_columns(each, f.methods, f.levels, end) for each, end in zip(said, ends, strict=True)]
 
+    @property
+    def texts(self) -> list[str]:
+        """Columns of the predictions that hold texts."""
+        named = self._named(self.forecaster.learn(_empty(self.forecaster)))
+        return [name for said in named for name, column in said.items() if column.dtype == object]
+
     def _batches(self, replay: bool) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
         """Rows, what is known in advance of each, and the last row apart where its line had no end."""
         f, rows = self.forecaster, (self._after() if replay else self._read(0))
@@ -210,7 +216,7 @@ class Record:
             return
         self._whole, first = False, f.row
         self.fingerprint = np.frombuffer(_fingerprint(self.fingerprint.tobytes(), rows), np.uint8)
-        self.extremes(rows)
+        self.extremes(self._measured(rows))
         columns: dict[str, np.ndarray] = {"row": np.arange(first, first + n)}
         for named in self._named(f.learn(rows, ahead)):
             columns |= named
@@ -219,17 +225,17 @@ class Record:
             journal.metrics({"row": f.row, **self._metrics()})
         self._whole = True
 
+    def _measured(self, rows: np.ndarray) -> np.ndarray:
+        """The rows without outcomes, of which no value stands for a missing one."""
+        numbers = np.array(self.forecaster.columns.kinds)
+        return np.where(np.isin(numbers, ("event", "count", "class")), np.nan, rows)
+
     def _metrics(self) -> dict[str, Any]:
         """Errors of the newest rows and of all, and the weights of the experts, of each target."""
         found = {}
         for name, target in zip(self.forecaster.columns.targets, self.forecaster.targets, strict=True):
-            scores = target.scores
-            found[str(name)] = {
-                "newest": {"rmse": scores.rmse("part"), "mae": scores.mae("part")},
-                "all": {"nrmse": scores.nrmse(), "mae": scores.mae()},
-                "weights": target.learner.weights() if target.own else {},
-            }
-            scores.restart()
+            found[str(name)] = {**target.newest(), "weights": target.learner.weights() if target.own else {}}
+            target.scores.restart()
         (only,) = found.values() if self.forecaster.alone else (found,)
         return only
 

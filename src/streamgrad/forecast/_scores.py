@@ -24,40 +24,26 @@ OCTAVES, FINE = 64, 16  # of the histogram of |e|: octaves, and bins in each
 Named = dict[str, float]
 
 
-class Scores:
-    """Errors of some methods. `state` (a dictionary of arrays) is all that it remembers."""
+class Sums:
+    """Sums over scored rows, of `size` terms of which the first is 1, for some methods: of all rows, of the part since
+    `restart`, and at marks. `state` (a dictionary of arrays) is all that it remembers."""
 
-    def __init__(self, methods: Sequence[str]):
-        self.methods = tuple(methods)
-        m = len(self.methods)
-        self._size = 3 + 2 * m  # 1, d, d², squared errors, absolute errors
+    def __init__(self, methods: Sequence[str], size: int):
+        self.methods, self._size = tuple(methods), size
         self.state: dict[str, np.ndarray] = {
-            "first": np.full(1, np.nan),
-            "unit": np.zeros(1),  # of the histogram
-            "all": np.zeros(self._size),
-            "part": np.zeros(self._size),
-            "marks": np.zeros((MARKS, self._size)),  # the sums after a multiple of `spacing` rows
+            "all": np.zeros(size),
+            "part": np.zeros(size),
+            "marks": np.zeros((MARKS, size)),  # the sums after a multiple of `spacing` rows
             "spacing": np.array([SPACING, 0], np.int64),  # and how many marks there are
-            "sizes": np.zeros((m, OCTAVES * FINE), np.int64),
         }
 
-    def __call__(self, truth: Float[np.ndarray, " n"], forecasts: Float[np.ndarray, "n methods"]) -> None:
-        """Score n rows."""
+    def add(self, terms: Float[np.ndarray, "n size"]) -> None:
+        """Add rows, at least one."""
         state = self.state
-        scored = np.isfinite(truth) & np.isfinite(forecasts).all(axis=1)
-        if not scored.any():
-            return
-        truth, forecasts = truth[scored], forecasts[scored]
-        if np.isnan(state["first"][0]):
-            state["first"] = truth[:1].copy()
-        shift = (truth - state["first"])[:, None]
-        error = forecasts - truth[:, None]
-        terms = np.concatenate([np.ones_like(shift), shift, shift**2, error**2, abs(error)], axis=1)
         state["part"] = np.add.accumulate(np.concatenate([state["part"][None], terms]))[-1]
         sums = np.add.accumulate(np.concatenate([state["all"][None], terms]))
         state["all"] = sums[-1]
         self._mark(sums[1:])
-        self._count(abs(error))
 
     def _mark(self, sums: np.ndarray) -> None:
         """Keep the sums at marks; when there is no room, every second one."""
@@ -75,21 +61,6 @@ class Scores:
             state["marks"][many] = sums[row - first]
             many += 1
         state["spacing"] = np.array([spacing, many], np.int64)
-
-    def _count(self, sizes: np.ndarray) -> None:
-        """Count the sizes of errors, on a logarithmic scale around the first one that is not 0."""
-        state = self.state
-        if not state["unit"][0]:
-            some = sizes[sizes > 0]
-            if not len(some):
-                state["sizes"][:, 0] += len(sizes)
-                return
-            state["unit"] = some[:1].copy()
-        with np.errstate(divide="ignore"):
-            place = np.floor(FINE * (np.log2(sizes / state["unit"][0]) + OCTAVES // 2))
-        place = np.clip(place, 0, OCTAVES * FINE - 1).astype(int)
-        for method, column in enumerate(place.T):
-            np.add.at(state["sizes"][method], column, 1)
 
     def restart(self) -> None:
         """Begin a new part."""
@@ -114,14 +85,56 @@ class Scores:
         """Of "all", of the "part" since the last restart, or of the second "half"."""
         return self.state["all"] - self._before() if part == "half" else self.state[part]
 
+    def _named(self, values: np.ndarray, count: float) -> Named:
+        return dict(zip(self.methods, (values if count else np.full(len(self.methods), math.nan)).tolist()))
+
+
+class Scores(Sums):
+    """Errors of some methods, of numbers."""
+
+    def __init__(self, methods: Sequence[str]):
+        m = len(methods)
+        super().__init__(methods, 3 + 2 * m)  # 1, d, d², squared errors, absolute errors
+        self.state |= {
+            "first": np.full(1, np.nan),
+            "unit": np.zeros(1),  # of the histogram
+            "sizes": np.zeros((m, OCTAVES * FINE), np.int64),
+        }
+
+    def __call__(self, truth: Float[np.ndarray, " n"], forecasts: Float[np.ndarray, "n methods"]) -> None:
+        """Score n rows."""
+        state = self.state
+        scored = np.isfinite(truth) & np.isfinite(forecasts).all(axis=1)
+        if not scored.any():
+            return
+        truth, forecasts = truth[scored], forecasts[scored]
+        if np.isnan(state["first"][0]):
+            state["first"] = truth[:1].copy()
+        shift = (truth - state["first"])[:, None]
+        error = forecasts - truth[:, None]
+        self.add(np.concatenate([np.ones_like(shift), shift, shift**2, error**2, abs(error)], axis=1))
+        self._count(abs(error))
+
+    def _count(self, sizes: np.ndarray) -> None:
+        """Count the sizes of errors, on a logarithmic scale around the first one that is not 0."""
+        state = self.state
+        if not state["unit"][0]:
+            some = sizes[sizes > 0]
+            if not len(some):
+                state["sizes"][:, 0] += len(sizes)
+                return
+            state["unit"] = some[:1].copy()
+        with np.errstate(divide="ignore"):
+            place = np.floor(FINE * (np.log2(sizes / state["unit"][0]) + OCTAVES // 2))
+        place = np.clip(place, 0, OCTAVES * FINE - 1).astype(int)
+        for method, column in enumerate(place.T):
+            np.add.at(state["sizes"][method], column, 1)
+
     @property
     def deviation(self) -> float:
         """Standard deviation of the target over the rows scored; NaN before there are any."""
         count, total, square = self.state["all"][:3]
         return float(np.sqrt(max(0.0, square / count - (total / count) ** 2))) if count else math.nan
-
-    def _named(self, values: np.ndarray, count: float) -> Named:
-        return dict(zip(self.methods, (values if count else np.full(len(self.methods), math.nan)).tolist()))
 
     def rmse(self, part: str = "all") -> Named:
         """Root mean square error in the target's unit, per method."""

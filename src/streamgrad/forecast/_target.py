@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -15,6 +15,10 @@ from ._experts import Expert
 from ._intervals import Intervals
 from ._naive import Naive
 from ._scores import Scores
+from ._verdict import verdict
+
+if TYPE_CHECKING:
+    from ._outcome import Outcome
 
 NETWORK = "network"  # the forecast, in tables and files
 STILL = 16  # rows without any change after which a target counts as constant
@@ -27,7 +31,8 @@ class Said(NamedTuple):
     - `due_ends`: the interval around the first of them; `surprise`: how far out the truth lies; `changed`: whether the
       stream has changed;
     - `ahead`, `ahead_ends`: the forecast made at this row for `horizon` rows on, and its interval;
-    - `path`: of a forecaster of paths, whose `due` and `ahead` are those of one row ahead, all steps; else None.
+    - `path`: of a forecaster of paths, whose `due` and `ahead` are those of one row ahead, all steps; else None;
+    - `outcome`: of events, counts and classes (codes), what is said beside it; else None.
     """
 
     truth: Float[np.ndarray, " n"]
@@ -38,6 +43,21 @@ class Said(NamedTuple):
     ahead: Float[np.ndarray, " n"]
     ahead_ends: Float[np.ndarray, "n levels 2"]
     path: Path | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def losses(self) -> Float[np.ndarray, "n methods"]:
+        """What each method's error counts: its square, or the log loss. NaN: not scored."""
+        return (self.due - self.truth[:, None]) ** 2 if self.outcome is None else self.outcome.losses
+
+    @property
+    def shown(self) -> Float[np.ndarray, "n methods"]:
+        """What a picture shows of each method."""
+        return self.due if self.outcome is None else self.outcome.shown
+
+    def named(self, values: np.ndarray) -> np.ndarray:
+        """Values of the target as people write them: codes of classes as their texts."""
+        return values if self.outcome is None else self.outcome.named(values)
 
 
 class Path(NamedTuple):
@@ -55,10 +75,71 @@ def joined(said: Sequence[Said]) -> Said:
     one = lambda parts: np.concatenate(parts)
     paths = [s.path for s in said if s.path is not None]
     path = Path._make(one(parts) for parts in zip(*paths, strict=True)) if paths else None
-    return Said._make([*(one(parts) for parts in zip(*(s[:-1] for s in said), strict=True)), path])
+    outcomes = [s.outcome for s in said if s.outcome is not None]
+    outcome = type(outcomes[0]).joined(outcomes) if outcomes else None
+    return Said._make([*(one(parts) for parts in zip(*(s[:-2] for s in said), strict=True)), path, outcome])
 
 
-class Target:
+class OfNumbers:
+    """What targets that are numbers say of themselves."""
+
+    headline = "nrmse"  # the score by which settings are compared
+    measures: Mapping[str, str] = {  # scores that a table shows, with their headings
+        "nrmse": "nRMSE",
+        "nrmse_half": "2nd half",
+        "mae": "MAE",
+        "mase": "MASE",
+        "median": "median",
+    }
+    own: tuple[str, ...]
+    encoder: Encoder
+    naive: Naive
+    learner: Any
+
+    def found(self) -> dict[str, Any]:
+        """Scores, as `Forecaster.scores` has them."""
+        scores: Scores = self.scores  # type: ignore[attr-defined]
+        return {
+            "rows": scores.rows,
+            "half": scores.half,
+            "nrmse": scores.nrmse(),
+            "nrmse_half": scores.nrmse("half"),
+            "mae": scores.mae(),
+            "mase": scores.mase(),
+            "median": scores.median(),
+            "intervals": self.intervals_found(),  # type: ignore[attr-defined]
+            "weights": self.learner.weights() if len(self.learner.experts) > 1 else {},
+            "verdict": verdict(scores, self.own),
+        }
+
+    def newest(self) -> dict[str, Any]:
+        """Errors of the newest rows and of all."""
+        scores: Scores = self.scores  # type: ignore[attr-defined]
+        return {
+            "newest": {"rmse": scores.rmse("part"), "mae": scores.mae("part")},
+            "all": {"nrmse": scores.nrmse(), "mae": scores.mae()},
+        }
+
+    def remarks(self) -> list[str]:
+        """What a reader of the table should know."""
+        period = self.naive.period
+        if period and self.encoder.state["rows"][0] <= period:
+            return [f"The seasonal last value had no season of {period} rows yet: it is the last value so far."]
+        return []
+
+    @property
+    def constant(self) -> float | None:
+        """The one value that there was, if there was no other; else None."""
+        state = self.encoder.state
+        return float(state["last"][0]) if state["size"][0] == 0 else None
+
+    @property
+    def varied(self) -> np.ndarray:
+        """Whether each column ever changed."""
+        return self.encoder.state["centres"][:, 1] > 1
+
+
+class Target(OfNumbers):
     """A forecaster of one column, `horizon` rows ahead, from rows whose first column it is.
 
     - `columns`: of a row; `experts`: that are mixed; `beside`: experts to compare with; `levels`: of intervals.

@@ -18,8 +18,8 @@ def verdict(scores: Scores, own: Sequence[str] = ()) -> str:
     return words(errors, " in the second half" if part is half else "")
 
 
-def words(errors: dict[str, float], where: str = "") -> str:
-    """The sentence for errors (nRMSE) by method, the forecaster first."""
+def words(errors: dict[str, float], where: str = "", measure: str = "nRMSE", worthless: float = 1.0) -> str:
+    """The sentence for errors by method, the forecaster first. `worthless`: from which error on nobody wins."""
     network, *_ = errors
     mine = errors[network]
     floors = {name: error for name, error in errors.items() if name != network and math.isfinite(error)}
@@ -31,17 +31,17 @@ def words(errors: dict[str, float], where: str = "") -> str:
         return f"Every forecast was perfect{where}: a tie."
     difference = abs(theirs - mine) / max(theirs, mine)
     amount = f"{100 * difference:.1f}%"
-    if mine >= 1 and theirs >= 1 and best != "running mean":
+    if mine >= worthless and theirs >= worthless and best != "running mean":
         return (
             f"Nobody wins{where}: no forecast is nearer to the truth than the mean of the target would be "
-            f"(nRMSE {mine:.3g}, {best} {theirs:.3g})."
+            f"({measure} {mine:.3g}, {best} {theirs:.3g})."
         )
     if difference < TIE:
-        return f"A tie{where}: the {network} and {best} differ by {amount} in nRMSE."
-    if mine < theirs and mine < 1:
+        return f"A tie{where}: the {network} and {best} differ by {amount} in {measure}."
+    if mine < theirs and mine < worthless:
         names = list(floors)
         every = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-        return f"The {network} wins over {every}{where}: its nRMSE is {amount} below the best of them, {best}."
+        return f"The {network} wins over {every}{where}: its {measure} is {amount} below the best of them, {best}."
     losers = [name for name, error in floors.items() if error > mine]
     rest = f" The {network} does beat {' and '.join(losers)}." if losers else ""
-    return f"{best[0].upper() + best[1:]} wins{where}: its nRMSE is {amount} below the {network}'s.{rest}"
+    return f"{best[0].upper() + best[1:]} wins{where}: its {measure} is {amount} below the {network}'s.{rest}"
