@@ -56,7 +56,8 @@ def rates(rounds: int) -> list[dict[str, Any]]:
         for start in range(0, SLOTS, 500):
             x = np.zeros((500, 1), np.float32)
             fleet.update(np.arange(start, start + 500), x, x)
-        for size, zipf in [(1, None), (8, None), (64, None), (512, None), (4096, None), (512, 1.3), (4096, 1.3), (4096, 50.0)]:
+        uniform = [(size, None) for size in (1, 8, 64, 512, 4096)]
+        for size, zipf in [*uniform, (512, 1.3), (4096, 1.3), (4096, 50.0)]:
             many = max(2, min(64, 16384 // size))
             best = wall = float("inf")
             for _ in range(rounds):
