@@ -422,8 +422,8 @@ class Forecasts:
         found = None
         if self.probabilities is not None:
             found = dict(zip(self.classes, self.probabilities[row].tolist()))
-        each = (self.value, self.lower, self.upper, self.surprise, self.changed)
-        return Forecast(*(column[row] for column in each), found)
+        each = self.lower[row], self.upper[row], self.surprise[row], self.changed[row]
+        return Forecast(self.value[row], *each, found)
 
     def columns(self) -> dict[str, np.ndarray]:
         """By name: `row`, `truth`, each method's forecast *for* the row, ends of intervals, `surprise`, `changed`, and
