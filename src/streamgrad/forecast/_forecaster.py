@@ -155,7 +155,7 @@ class Forecaster:
         else:
             experts = LIGHT if learner == "light" else EXPERTS
             make = lambda seed: PathTarget(self.columns.size, experts, steps=path, **shape, seed=seed)
-        self.targets: list[Target | PathTarget | OutcomeTarget] = [make(seed) for seed in many]
+        self.targets: list[Any] = [make(seed) for seed in many]
         self.methods = self.targets[0].methods
         self.clock = Clock()
         self.history = [History(len(self.methods), len(target.learner.experts)) for target in self.targets]
@@ -169,7 +169,7 @@ class Forecaster:
             raise ValueError(f"there is no outcome {outcome!r}: there are {', '.join(KINDS)}.")
         if not self.alone and len(self.columns.targets) > 1:
             raise ValueError(
-                f"outcome={outcome!r} goes with one target, got {len(self.columns.targets)}: make a forecaster for each."
+                f"outcome={outcome!r} goes with one target, got {len(self.columns.targets)}: give each its own."
             )
         reasons = {
             "path": "one horizon is forecast at a time: give horizon=",
@@ -182,7 +182,7 @@ class Forecaster:
                 raise ValueError(f"{name} does not go with outcome={outcome!r}: {reason}.")
         if given["learner"] not in ("mixture", "light"):
             raise ValueError(
-                f"outcome={outcome!r} is forecast by the learner 'mixture' (a net and lags under one filter) or 'light' "
+                f"outcome={outcome!r} is forecast by the learner 'mixture' (a net and lags, one filter) or 'light' "
                 f"(lags alone), got {given['learner']!r}."
             )
 
@@ -423,8 +423,8 @@ class Forecasts:
         found = None
         if self.probabilities is not None:
             found = dict(zip(self.classes, self.probabilities[row].tolist()))
-        each = (self.value, self.lower, self.upper, self.surprise, self.changed)
-        return Forecast(*(column[row] for column in each), found)
+        each = self.lower[row], self.upper[row], self.surprise[row], self.changed[row]
+        return Forecast(self.value[row], *each, found)
 
     def columns(self) -> dict[str, np.ndarray]:
         """By name: `row`, `truth`, each method's forecast *for* the row, ends of intervals, `surprise`, `changed`, and

@@ -46,7 +46,7 @@ class History:
         rows = np.concatenate([said.truth[:, None], said.shown, ends], axis=1)
         state["newest"] = np.concatenate([state["newest"], rows])[-NEWEST:]
         losses = said.losses
-        scored = np.isfinite(losses).all(axis=1)
+        scored = np.asarray(np.isfinite(losses).all(axis=1))
         losses = np.where(scored[:, None], losses, 0.0)
         terms = np.concatenate([state["now"][None], np.concatenate([scored[:, None], losses], axis=1)])
         state["now"] = np.add.accumulate(terms)[-1]

@@ -81,7 +81,7 @@ class Journal:
             try:
                 self._files["predictions.csv"].close()
                 self._with_columns(path, more)
-                self._files["predictions.csv"] = open(path, "ab")
+                self._files["predictions.csv"] = self._open(path, path.stat().st_size)
             except OSError as error:
                 raise self._error(error) from None
         self._write("predictions.csv", csv_lines(columns))

@@ -75,7 +75,7 @@ def another(n: float, k: int) -> float:
 class Means:
     """Both floors of counts; called with the counts of n rows, NaN where missing. `state` is all it remembers."""
 
-    names = (MEAN, RECENT)
+    names, seen = (MEAN, RECENT), 0  # no classes
 
     def __init__(self):
         self.state: dict[str, np.ndarray] = {"means": np.array([0.0, 0.0, 1.0])}  # n, Σ y, m

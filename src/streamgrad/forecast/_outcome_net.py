@@ -33,7 +33,8 @@ from ._outcome_inputs import LAGS, OutcomeInputs
 UNITS = 8
 PORTION = 64  # rows of one call
 LOSSES = {"event": losses.binary_cross_entropy, "count": losses.poisson, "class": losses.cross_entropy}
-BIAS, LAG, FEATURE, INSIDE = 0.3, 0.3, 0.03, 0.1  # prior variances; that of lag k is LAG / k
+BIAS, FEATURE, INSIDE = 0.1, 0.03, 0.1  # prior variances
+LAG = {"event": 0.1, "count": 0.03, "class": 0.1}  # likewise, of the newest outcome; of lag k it is 1/k of this
 FORGETTING = {"readout": 0.9998, "net": 0.9999}
 
 
@@ -72,9 +73,11 @@ def build(inputs: OutcomeInputs, net: bool, *, key) -> OutcomeModel:
 def prior(inputs: OutcomeInputs, model: Any) -> Any:
     """Prior variances: less for what is further back."""
     features = model.readout.weight.shape[1] - (inputs.size - inputs.outputs)
-    lag = np.repeat(LAG / np.arange(1, 1 + LAGS[inputs.kind]), inputs.wide)
+    lag = np.repeat(LAG[inputs.kind] / np.arange(1, 1 + LAGS[inputs.kind]), inputs.wide)
     rest = inputs.size - inputs.parts["season"].start
-    row = np.concatenate([np.full(features, FEATURE), np.full(inputs.wide, LAG), lag, np.full(rest, FEATURE)])
+    row = np.concatenate(
+        [np.full(features, FEATURE), np.full(inputs.wide, LAG[inputs.kind]), lag, np.full(rest, FEATURE)]
+    )
     each = jax.tree.map(lambda _: INSIDE, eqx.filter(model, eqx.is_array))
     return eqx.tree_at(lambda m: (m.readout.weight, m.readout.bias), each, (row[None], BIAS))
 
@@ -131,7 +134,7 @@ class OutcomeLearner:
         resets[0], self.anew = self.anew[0], np.zeros(1, bool)
         xs, ys = inputs.astype(self._dtype), self._targets(learn)
         for at in range(0, n, PORTION):
-            part = jax.tree.map(lambda a: a[at : at + PORTION], (xs, ys, resets))
+            part = tuple(each[at : at + PORTION] for each in (xs, ys, resets))
             many = len(part[0])
             self.memory, said = self._run(self.memory, padded(part, PORTION), np.int32(many))
             out.append(np.asarray(said, float)[:many])

@@ -74,7 +74,7 @@ def count_rarity(count: np.ndarray, rate: np.ndarray) -> np.ndarray:
 def _opposite(count: float, mean: float) -> float:
     """The nearest count on the other side of the mode that is no more probable; -1: there is none."""
     mode = math.floor(mean)
-    loss = lambda k: k and mean - k * math.log(mean) + math.lgamma(k + 1) or mean
+    loss = lambda k: mean - (k * math.log(mean) if k else 0.0) + math.lgamma(k + 1)
     most = loss(count) - 1e-9
     # `rare` is no more probable (or -1), `common` is more so; half of what lies between them goes with each step.
     rare, common = (-1.0, mode) if count > mode else (2 * mode + 40 * math.sqrt(mean + 1) + count, mode)
