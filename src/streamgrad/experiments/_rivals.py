@@ -5,6 +5,9 @@ t + h. A pair of inputs and target is learned when the target has come, h rows l
 counts as the last value. What needs a package that is not installed is left out: `missing` says so in a sentence.
 """
 
+# river and deep-river are optional, and not in the environment that is checked.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import dataclasses
