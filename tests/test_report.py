@@ -325,6 +325,19 @@ def test_against_shows_final_values_and_names_who_has_no_x(tmp_path, monkeypatch
     assert against(*made(tmp_path / "a", lines, AGAINST | {"split": "none"})) is None
 
 
+def test_against_another_metric_shows_a_point_for_each_value_of_the_keys(tmp_path, monkeypatch):
+    lines = [
+        row(mode, seed, 100, "test", loss, final=True, accuracy=10 * loss)
+        for mode, losses in (("a", (1.0, 3.0)), ("b", (5.0,)))
+        for seed, loss in enumerate(losses)
+    ]
+    view = {**AGAINST, "x": "accuracy"}
+    picture, seen = lines_of(tmp_path / "a", monkeypatch, view, lines, against)
+    (panel,) = seen["panels"]
+    assert [(line.name, line.x, line.spreads[0].mean) for line in panel.lines] == [("a", (20,), 2), ("b", (50,), 5)]
+    assert "Value at place: a 2 at 20; b 5 at 50." in picture.words
+
+
 def test_other_keys_get_panels_and_names_keep_their_style(tmp_path, monkeypatch):
     lines = [line for d in (1, 2) for line in rows(depth=d)]
     _, seen = lines_of(tmp_path / "a", monkeypatch, CURVES, lines, curves)

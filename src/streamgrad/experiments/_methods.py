@@ -132,6 +132,8 @@ FRONTIER = (
     *("default", "default without Kalman", *ALONE, "last value", "RLS-32", "RLS-100", "RLS-340"),
     *_rivals.RIVALS,
 )
+#: Far from all others: not in the picture.
+FAR_OFF = "last value", "river, LinearRegression on raw lags"
 REPEATS = 3  # of what is timed
 #: Beside which the best in hindsight is chosen.
 BESIDE = (*FLOORS, *(name for name in NETS if name.endswith("frozen")), "expert: reservoir")

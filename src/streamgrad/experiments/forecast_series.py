@@ -13,7 +13,7 @@ import numpy as np
 
 from . import _rivals, _series
 from ._experiment import Experiment, Recorder, Row, Trial
-from ._methods import BESIDE, FRONTIER, METHODS, Stream, seconds
+from ._methods import BESIDE, FAR_OFF, FRONTIER, METHODS, Stream, seconds
 from ._settings import at_least, some
 
 REFERENCE = "RLS-32 of 0.1"
@@ -124,7 +124,8 @@ def frontier(settings: Settings, method: str, rows: list[Row], recorder: Recorde
         pairs = [pair for pair in mine if pair in best and pair[0] == part]
         if pairs and method != "default":
             found[name] = sum(mean(best[pair], "late") < mean(mine[pair], "late") for pair in pairs)
-    recorder.write(0, len(stream.values), "frontier", final=True, **found)
+    for split in ("frontier",) if method in FAR_OFF else ("frontier", "picture"):
+        recorder.write(0, len(stream.values), split, final=True, **found)
 
 
 def _key(row: Row) -> tuple:
@@ -176,7 +177,7 @@ def _views(settings: Settings) -> list[dict[str, Any]]:
     return [
         {**table, "metrics": ratios, "split": "summary"},
         {"view": "against", "title": "Error by time", "by": ["method"], "metric": "all_half", "x": "alone"}
-        | {"split": "frontier", "log": True},
+        | {"split": "picture"},
         {**cost, "metrics": ["alone", "all_whole", "all_half", "behind_chosen", "behind_held"]},
         {**each, "metrics": ["nrmse", "late"], "split": "end"},
     ]
