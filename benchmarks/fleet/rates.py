@@ -1,6 +1,7 @@
 """How fast a fleet is on one core: rows a second, commits, a restart, a million keys.
 
     python benchmarks/fleet/rates.py rates   [--multi-output]    rows/s by rows a call, and with hot keys
+    python benchmarks/fleet/rates.py hot     [--multi-output]    rows/s of a single key
     python benchmarks/fleet/rates.py bytes                       what a learner costs
     python benchmarks/fleet/rates.py commit                      10,000 dirty learners to the disk
     python benchmarks/fleet/rates.py restart [--multi-output]    from the start of a process to a prediction
@@ -57,7 +58,7 @@ def rates(rounds: int) -> list[dict[str, Any]]:
             x = np.zeros((500, 1), np.float32)
             fleet.update(np.arange(start, start + 500), x, x)
         uniform = [(size, None) for size in (1, 8, 64, 512, 4096)]
-        for size, zipf in [*uniform, (512, 1.3), (4096, 1.3), (4096, 50.0)]:
+        for size, zipf in [*uniform, (512, 1.3), (4096, 1.3)]:
             many = max(2, min(64, 16384 // size))
             best = wall = float("inf")
             for _ in range(rounds):
@@ -70,12 +71,27 @@ def rates(rounds: int) -> list[dict[str, Any]]:
                 {
                     "learner": name,
                     "rows_a_call": size,
-                    "keys": "uniform" if zipf is None else f"zipf({zipf})" if zipf < 50 else "one",
+                    "keys": "uniform" if zipf is None else f"zipf({zipf})",
                     "rows_per_cpu_s": round(many * size / best),
                     "rows_per_wall_s": round(many * size / wall),
                 }
             )
             print(json.dumps(lines[-1]), flush=True)
+    return lines
+
+
+def hot(rounds: int) -> list[dict[str, Any]]:
+    import numpy as np
+
+    fleet, x = fleet_of("lru-16 adam"), np.ones((4096, 1), np.float32)
+    fleet.update(["a"] * 4096, x, x)
+    times = []
+    for _ in range(rounds):
+        cpu = time.process_time()
+        fleet.update(["a"] * 4096, x, x)
+        times.append(time.process_time() - cpu)
+    lines = [{"learner": "lru-16 adam", "keys": "one", "rows_per_cpu_s": round(4096 / min(times))}]
+    print(json.dumps(lines[-1]))
     return lines
 
 
@@ -184,7 +200,7 @@ def _resident() -> float:
 
 
 def main() -> None:
-    what = {"rates": rates, "bytes": sizes, "commit": commit, "restart": restart, "million": million}
+    what = {"rates": rates, "hot": hot, "bytes": sizes, "commit": commit, "restart": restart, "million": million}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=what)
     parser.add_argument("--rounds", type=int, default=5)
