@@ -176,7 +176,7 @@ ALGORITHMS = {
     "SnAp-1-full": Algorithm(
         sg.SnAp(n=1, present="full"),
         rule=definitions.full_present,
-        on=("Vanilla-dense", "GRU-dense", "GRU-sparse", "LSTM-dense"),
+        on=("Vanilla-dense", "GRU-dense", "GRU-sparse", "GRU-before-sparse", "LSTM-dense"),
     ),
     "SnAp-2-full": Algorithm(sg.SnAp(n=2, present="full"), rule=definitions.full_present, on=("GRU-sparse",)),
     "SnAp-20-full": Algorithm(sg.SnAp(n=20, present="full"), order=20, on=("GRU-shared", "LRU")),

@@ -122,7 +122,8 @@ class SnAp(Structured):
         traits = self._traits(core, "Menick et al. 2020, arXiv 2006.07232")
         if self._looks_back(core):
             structure = core.structure
-            each = real_factor(core.dtype) * 2 * (structure.slopes() + structure.parameters)
+            numbers = jax.tree.leaves(eqx.filter_eval_shape(self._bound().init, core))
+            each = real_factor(numbers[0].dtype) * 2 * (structure.slopes() + structure.parameters)
             traits = dataclasses.replace(
                 traits,
                 reason=f"{traits.reason}, from the step before the last on; the present step is full",
