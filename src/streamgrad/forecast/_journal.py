@@ -10,12 +10,13 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from csv import reader as rows_of_text
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from ._feed import csv_lines
+from ._feed import csv_header, csv_lines
 
 
 class JournalError(RuntimeError):
@@ -40,7 +41,7 @@ class Journal:
             for name in ("predictions.csv", "metrics.jsonl"):
                 self._files[name] = self._open(folder / name, (lengths or {}).get(name))
             if lengths is None:
-                self._files["predictions.csv"].write((",".join(header) + "\n").encode())
+                self._files["predictions.csv"].write(csv_header(header).encode())
         except OSError as error:
             raise self._error(error) from None
 
@@ -122,12 +123,13 @@ def to_parquet(folder: Path) -> Path:
 
     source, target = folder / "predictions.csv", folder / "predictions.parquet"
     temporary = target.with_suffix(".parquet.tmp")
-    with open(source) as file:
-        names = file.readline().strip().split(",")
+    with open(source, newline="", encoding="utf-8") as file:
+        names = next(rows_of_text(file))
     kinds = {name: pa.int64() if name == "row" or name.startswith("changed") else pa.float64() for name in names}
     reader = csv.open_csv(
         source,
         csv.ReadOptions(use_threads=False),
+        csv.ParseOptions(newlines_in_values=True),
         convert_options=csv.ConvertOptions(column_types=kinds),
     )
     with reader, pq.ParquetWriter(temporary, reader.schema) as writer:
