@@ -255,6 +255,11 @@ def _check(options: Options) -> None:
         raise UsageError(f"--learning-rate {options.learning_rate}: it has to be at least 0.")
     if options.resume and options.overwrite:
         raise UsageError("--resume goes on with a run and --overwrite loses it: give one of them.")
+    if options.continues and (options.source != "-" or not options.resume):
+        raise UsageError(
+            "--continues says that standard input brings only the rows after the checkpoint: it goes with - and "
+            "--resume."
+        )
     if options.continues and options.known:
         raise UsageError("--continues brings rows after the checkpoint, and --known needs those before it: give one.")
     if options.light and options.learner not in (None, "light"):

@@ -30,7 +30,7 @@ class Progress:
             from rich.progress import BarColumn, Progress as Bar, TextColumn
 
             self._bar = Bar(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 TextColumn("{task.fields[text]}"),
                 console=Console(stderr=True),
@@ -69,7 +69,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, soft_wrap=True)
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
 

@@ -57,10 +57,13 @@ def _table(console: Console, record: Record, name: str, target: Any, scores: dic
     """Errors of all methods; the experts of the network are indented, with their weights."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     forecaster = record.forecaster
     table = Table(
-        title=f"{name} of {record.source.name}, {_ahead(forecaster)}", title_justify="left", box=box.SIMPLE_HEAD
+        title=Text(f"{name} of {record.source.name}, {_ahead(forecaster)}", style="table.title"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
     )
     table.add_column("forecaster", no_wrap=True)
     for column in (*target.measures.values(), *(["weight"] if target.own else [])):
@@ -136,6 +139,7 @@ def _changes(console: Console, record: Record) -> None:
             more = f" ({len(changes)} times, the newest)" if len(changes) > 5 else ""
             console.print(
                 f"{name} became harder to forecast around row {newest}{more}: the stream has changed.",
+                markup=False,
                 highlight=False,
                 soft_wrap=True,
             )

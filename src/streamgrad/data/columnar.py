@@ -64,8 +64,8 @@ class Columnar(Source):
             for i, value in enumerate(column.to_pylist()[:good]):
                 try:
                     out[i, j] = self.numbers.of(value) if plain else number("" if value is None else str(value))
-                except ValueError:
-                    good, error = i, bad_number(str(value), row + i, name, self.name)
+                except ValueError as why:
+                    good, error = i, bad_number(str(value), row + i, name, self.name, why=why)
                     break
         return out[:good], error
 

@@ -68,12 +68,9 @@ class Delimited(Text):
             for i, cell in enumerate(cells):
                 try:
                     array[i, k] = number(utf8(cell))
-                except ValueError:  # no number, or no UTF-8
-                    array, rows, error = (
-                        array[:i],
-                        rows[:i],
-                        self._wrong(cell, name, row + i, self._delimiter.join(rows[i])),
-                    )
+                except ValueError as why:  # no number, or no UTF-8
+                    error = self._wrong(cell, name, row + i, self._delimiter.join(rows[i]), why)
+                    array, rows = array[:i], rows[:i]
                     break
         return Values(array, which, error)
 

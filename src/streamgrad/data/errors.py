@@ -14,6 +14,10 @@ class SourceError(ValueError):
     """A stream cannot be read on. The message says what came, what was expected, what to change."""
 
 
+class CellError(ValueError):
+    """A cell that is not what its column holds. The message names the column, and says what came and was expected."""
+
+
 def shortened(text: str) -> str:
     """The text in quotation marks, or its beginning where it is long."""
     return repr(text if len(text) <= SHOWN else text[:SHOWN] + "...")
@@ -40,8 +44,19 @@ def same_name(name: str, where: str) -> SourceError:
     return SourceError(f"{where}: two columns are called {name!r}; rename one of them.")
 
 
-def bad_number(value: str, row: int, column: str, where: str, byte: int | None = None, line: str = "") -> SourceError:
-    """The error for text where a number belongs. `row` counts from 0 and is shown from 1; `line` is all of it."""
+def bad_number(
+    value: str,
+    row: int,
+    column: str,
+    where: str,
+    byte: int | None = None,
+    line: str = "",
+    why: Exception | None = None,
+) -> SourceError:
+    """The error for text where a number belongs. `row` counts from 0 and is shown from 1; `line` is all of it; `why`:
+    what was raised, which counts where it says more."""
+    if isinstance(why, CellError):
+        return SourceError(f"{where}, data row {row + 1}, {why}{at_byte(byte)}")
     units = row == 0 and line and not re.search(r"\d", line)
     advice = f"If this row holds units, skip it with --comment {line!r}." if units else _advice(value.strip(), column)
     return SourceError(

@@ -165,18 +165,18 @@ class JsonRows(Text):
                     return Values(array[:i], None, self._namesakes(name, row + i))
                 try:
                     array[i, k] = self.numbers.of(value) if number is self.numbers else number(_text(value))
-                except ValueError:
-                    return Values(array[:i], None, self._bad(value, name, row + i))
+                except ValueError as why:
+                    return Values(array[:i], None, self._bad(value, name, row + i, why))
         return Values(array)
 
     def _namesakes(self, column: str, row: int) -> Error:
         error = same_name(column, self.name)
         return lambda byte: SourceError(f"{error} It is so in data row {row + 1}.{at_byte(byte)}")
 
-    def _bad(self, value: Any, column: str, row: int) -> Error:
+    def _bad(self, value: Any, column: str, row: int, why: Exception) -> Error:
         shown = value if isinstance(value, str) else json.dumps(value)
         shown = shown.encode("utf-8", "backslashreplace").decode()
-        return lambda byte: bad_number(shown, row, column, self.name, byte)
+        return lambda byte: bad_number(shown, row, column, self.name, byte, why=why)
 
 
 def _text(value: Any) -> str:

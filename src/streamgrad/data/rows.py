@@ -18,6 +18,22 @@ ROWS = 4096  # handed on at a time
 PATIENCE = 0.05  # seconds for which rows are gathered
 
 
+def named_row(row: Any) -> Any:
+    """A row whose values have names (of a data frame, a structured array, a named tuple) as a mapping; others as they
+    are."""
+    if isinstance(row, tuple) and hasattr(row, "_asdict"):
+        return row._asdict()  # type: ignore[attr-defined]
+    return _keyed(row)
+
+
+def _keyed(row: Any) -> Any:
+    if isinstance(row, (float, Mapping, tuple, list)):
+        return row
+    if isinstance(row, np.void | np.ndarray) and row.dtype.names is not None and row.ndim == 0:
+        return {name: row[name] for name in row.dtype.names}
+    return row.to_dict() if hasattr(row, "keys") and hasattr(row, "to_dict") else row
+
+
 class Rows(Source):
     """An iterable of rows: mappings, sequences or single numbers. An iterator is read once.
 
@@ -35,7 +51,7 @@ class Rows(Source):
         if not first:
             raise SourceError(f"{name} are empty: at least one row was expected to tell the columns by.")
         self._first, self._at = first if self._once else [], 0
-        like: Any = first[0]
+        like: Any = _keyed(first[0])
         self._keyed = isinstance(like, Mapping)
         several = isinstance(like, Iterable) and not isinstance(like, (str, bytes)) and getattr(like, "ndim", 1)
         self._single = not self._keyed and not several
@@ -47,10 +63,11 @@ class Rows(Source):
                 )
             names: Sequence[str] = list(like)
         elif self._single:
-            names = columns or ("value",)
+            names, self.named = columns or ("value",), columns is not None
         else:
             named = getattr(like, "_fields", None)  # of a named tuple
             names = columns or named or [str(i) for i in range(len(like))]  # type: ignore[arg-type]
+            self.named = bool(columns or named)
         self.columns = tuple(names)
 
     def check(self, columns: Iterable[str]) -> None:
@@ -84,7 +101,7 @@ class Rows(Source):
                 row, gathered, began = self._at, [], time.monotonic()
 
     def _row(self, row: Any, columns: Sequence[str], which: Sequence[int], at: int, convert: Convert) -> list[float]:
-        each: Any = (row,) if self._single else row
+        each: Any = (row,) if self._single else _keyed(row)
         if isinstance(each, Mapping) != self._keyed or not hasattr(each, "__len__"):
             raise SourceError(f"{self.name}, data row {at + 1}: {type(each).__name__} came, unlike the first row.")
         if self._keyed:
@@ -99,8 +116,8 @@ class Rows(Source):
         for value, column, number in zip(cells, columns, convert):
             try:
                 found.append(number_of(value, number, self.numbers))
-            except (TypeError, ValueError):
-                raise bad_number(str(value), at, column, self.name) from None
+            except (TypeError, ValueError) as why:
+                raise bad_number(str(value), at, column, self.name, why=why) from None
         return found
 
     def fraction(self) -> float | None:

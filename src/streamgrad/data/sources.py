@@ -32,7 +32,7 @@ class Source(abc.ABC):
     """Rows of numbers in the order in which they came.
 
     `name` is for messages, `columns` are the names that can be asked for, and `rows` is their number where the format
-    tells it beforehand.
+    tells it beforehand. `named` is false where nobody gave the columns their names.
 
     While it is read, `place` is the number of rows handed out and the byte after the last of them, where the format has
     such places: `read(..., place=)` goes on there when the file has grown. `unfinished` says that the newest row was
@@ -43,6 +43,7 @@ class Source(abc.ABC):
     columns: tuple[str, ...]
     rows: int | None = None
     numbers: Numbers = Numbers()
+    named: bool = True
     place: tuple[int, int] | None = None
     unfinished: bool = False
 

@@ -35,7 +35,8 @@ def open_table(table: Any, layout: Layout, numbers: Numbers) -> Source:
         if hasattr(table, "schema"):
             refuse_names(columns, name)
             return ArrowTable(table, "the Arrow table", numbers)
-        return _mapping({(columns or ("value",))[0]: table.to_numpy(zero_copy_only=False)}, name, numbers)
+        values = table.to_numpy(zero_copy_only=False)
+        return Array(name, columns or ("value",), [values], numbers, named=columns is not None)
     if hasattr(table, "__array__") and root in ("jax", "jaxlib", "torch", "cupy", "numpy"):
         return _array(np.asarray(table), columns, "the array", numbers)
     frame = _is_frame(table)
@@ -61,8 +62,15 @@ def refuse_names(columns: Any, name: str) -> None:
 class Array(Source):
     """Rows that are in memory already: columns of equal length, each an array of any kind that holds numbers."""
 
-    def __init__(self, name: str, columns: Sequence[str], values: Sequence[np.ndarray], numbers: Numbers | None = None):
-        self.name, self.columns, self.numbers = name, tuple(columns), numbers or Numbers()
+    def __init__(
+        self,
+        name: str,
+        columns: Sequence[str],
+        values: Sequence[np.ndarray],
+        numbers: Numbers | None = None,
+        named: bool = True,
+    ):
+        self.name, self.columns, self.numbers, self.named = name, tuple(columns), numbers or Numbers(), named
         self.rows = len(values[0]) if len(values) else 0
         self._values, self._at = values, 0
 
@@ -83,8 +91,8 @@ class Array(Source):
                 for i, value in enumerate(values[: len(out)]):
                     try:
                         out[i, k] = number_of(value, number, self.numbers)
-                    except ValueError:
-                        out, error = out[:i], bad_number(str(value), at + i, name, self.name)
+                    except ValueError as why:
+                        out, error = out[:i], bad_number(str(value), at + i, name, self.name, why=why)
                         break
             yield at, out
             if error is not None:
@@ -128,7 +136,7 @@ def _array(array: np.ndarray, columns: tuple[str, ...] | None, name: str, number
     names = columns or (("value",) if array.shape[1] == 1 else tuple(map(str, range(array.shape[1]))))
     if len(names) != array.shape[1]:
         raise SourceError(f"{name} has {array.shape[1]} columns, and {len(names)} names were given for them.")
-    return Array(name, names, list(array.T), numbers)
+    return Array(name, names, list(array.T), numbers, named=columns is not None)
 
 
 def _field(array: np.ndarray, field: str, mask: np.ndarray | None) -> np.ndarray:
@@ -187,23 +195,38 @@ def _frame(table: Any, name: str, numbers: Numbers) -> Source:
         if isinstance(frame, nw.LazyFrame):
             frame = frame.collect()
         if isinstance(frame, nw.Series):
-            frame = frame.alias(frame.name or "value").to_frame()
+            named = bool(frame.name)
+            frame = frame.alias(str(frame.name) if named else "value").to_frame()
+            return Frame(frame, name, numbers, named=named)
         return Frame(frame, name, numbers)
     except Exception as error:  # of any library
         raise SourceError(f"{name} cannot be read ({' '.join(str(error).split())}): change it there.") from None
 
 
 class Frame(Source):
-    """A data frame of Narwhals."""
+    """A data frame of Narwhals. Names of its columns that are no texts are known by their texts."""
 
-    def __init__(self, frame: Any, name: str, numbers: Numbers):
-        self.name, self.numbers, self._frame = name, numbers, frame
-        self.columns, self.rows, self._source = tuple(frame.columns), len(frame), None
+    def __init__(self, frame: Any, name: str, numbers: Numbers, named: bool = True):
+        self.name, self.numbers, self._frame, self.named = name, numbers, frame, named
+        self.columns, self.rows, self._source = tuple(map(str, frame.columns)), len(frame), None
+
+    def check(self, columns: Iterable[str]) -> None:
+        import narwhals as nw
+
+        index = nw.maybe_get_index(self._frame)
+        lacking = set(columns) - set(self.columns)
+        if index is not None and lacking & set(map(str, index.names)):
+            raise SourceError(
+                f"{self.name} has {sorted(lacking)[0]!r} as its index, and a column was expected: reset_index() makes "
+                "it one."
+            )
+        super().check(columns)
 
     def _batches(self, columns: Sequence[str], start: int, convert: Convert) -> Iterator[tuple[int, np.ndarray]]:
         from streamgrad.data.columnar import ArrowTable
 
-        frame = self._frame.select(list(columns))
+        native = [self._frame.columns[self.columns.index(name)] for name in columns]
+        frame = self._frame.select(native).rename(dict(zip(native, columns)))
         try:
             self._source = ArrowTable(frame.to_arrow(), self.name, self.numbers)
         except Exception:  # what Arrow does not hold: foreign byte order, mixed types

@@ -196,14 +196,14 @@ class Text(Source):
     def fraction(self) -> float | None:
         return self._origin.fraction()
 
-    def _wrong(self, text: str, column: str, row: int, line: str) -> Error:
+    def _wrong(self, text: str, column: str, row: int, line: str, why: Exception) -> Error:
         """The error for a cell of Latin-1 text that is no number, when its byte is known; `line`: all of the row."""
         try:
             shown = utf8(text)
         except UnicodeDecodeError:
             return lambda byte: not_utf8(text.encode("latin-1"), row, column, self.name, byte)
         line = line.encode("latin-1").decode(errors="replace")
-        return lambda byte: bad_number(shown, row, column, self.name, byte, line)
+        return lambda byte: bad_number(shown, row, column, self.name, byte, line, why)
 
 
 def utf8(text: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,14 +20,18 @@ import numpy as np
 from jaxtyping import Float
 
 from ..data import Numbers
+from ..data.errors import CellError
+from ..data.rows import named_row
 
 BUCKETS = 8  # of a category
 DAY = 86400.0
 CALENDAR = (DAY, 7 * DAY, 365.2425 * DAY)  # seconds
+LATEST = 1e11  # seconds, in the year 5138; what is larger is counted in milliseconds or nanoseconds
+DAY_IN_DIGITS = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])", re.ASCII)
 numbers = Numbers()
 
 
-class RowError(ValueError):
+class RowError(CellError):
     """A row that cannot be read. The message says what came and what was expected."""
 
 
@@ -46,7 +51,10 @@ class Columns:
         names = self.names
         if not self.targets:
             raise ValueError("target: at least one column is to be forecast.")
-        if double := sorted({str(name) for name in names if names.count(name) > 1}):
+        if odd := [name for name in names if isinstance(name, bool) or not isinstance(name, str | int)]:
+            raise ValueError(f"columns are named by texts, or of arrays by numbers, got {odd[0]!r}.")
+        texts = [str(name) for name in names]
+        if double := sorted({name for name in texts if texts.count(name) > 1}):
             raise ValueError(
                 f"column {double[0]!r} is named twice: a column is a target, a feature, known in advance, categorical "
                 "or the time, and one of these only."
@@ -72,7 +80,9 @@ class Columns:
         return numbers + BUCKETS * len(self.categorical) + (2 * len(CALENDAR) if self.time is not None else 0)
 
     def row(self, given: Mapping[Any, Any] | Sequence[Any] | np.ndarray | float) -> list[float]:
-        """A row of numbers from a mapping, from values in the order of `names`, or from the one value."""
+        """A row of numbers from what has names (a mapping, a row of a data frame, a named tuple), from values in the
+        order of `names`, from a row of an array whose columns `names` are the numbers of, or from the one value."""
+        given = named_row(given)
         if isinstance(given, Mapping):
             if lacking := [name for name in self.names if name not in given]:
                 raise RowError(
@@ -82,6 +92,9 @@ class Columns:
             values = [given[name] for name in self.names]
         else:
             values = [given] if np.ndim(given) == 0 else list(given)  # type: ignore[arg-type]
+            places = [name for name in self.names if isinstance(name, int)]
+            if len(places) == len(self.names) and max(places) < len(values) and min(places) >= 0:
+                values = [values[place] for place in places]
             if len(values) != len(self.names):
                 raise RowError(
                     f"the row has {len(values)} value{'s' * (len(values) != 1)}, and {len(self.names)} were expected: "
@@ -100,7 +113,17 @@ class Columns:
         """What is known in advance of a later row."""
         if given is None:
             return [math.nan] * len(self.known)
-        return [number(given.get(name), "number", name) for name in self.known]
+        given = named_row(given)
+        if not isinstance(given, Mapping):
+            raise RowError(f"ahead: a mapping from each known column to its value was expected, got {given!r}.")
+        if not self.known:
+            raise RowError("ahead: no column is known in advance; name such columns, as Forecaster(known=('price',)).")
+        if lacking := [name for name in self.known if name not in given]:
+            raise RowError(
+                f"ahead: it lacks {', '.join(map(repr, lacking))}; it has {', '.join(map(repr, list(given)[:10]))}. "
+                "Give None for a value that is missing."
+            )
+        return [number(given[name], "number", name) for name in self.known]
 
     def expanded(
         self, rows: Float[np.ndarray, "n names"], ahead: Float[np.ndarray, "n known"], then: Float[np.ndarray, " n"]
@@ -207,9 +230,15 @@ def bucket(value: Any) -> float:
 
 
 def seconds(value: Any, name: Any) -> float:
-    """A time in seconds since 1970: a number as it is, a date, or ISO 8601 text. NaN where it is missing."""
+    """A time in seconds since 1970: a number as it is, a date, or ISO 8601 text. NaN where it is missing.
+
+    Digits alone are a number of seconds, but for eight that are a day between 1900 and 2100, as 20240501."""
     if value is None or (isinstance(value, str) and value.strip().casefold() in numbers.texts):
         return math.nan
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        value = str(value)
+    if isinstance(value, str) and value.strip().isdecimal() and not DAY_IN_DIGITS.fullmatch(value.strip()):
+        value = numbers(value)
     if isinstance(value, np.datetime64):
         return math.nan if np.isnat(value) else float((value - np.datetime64(0, "s")) / np.timedelta64(1, "s"))
     if isinstance(value, datetime.datetime | datetime.date | str):
@@ -217,15 +246,29 @@ def seconds(value: Any, name: Any) -> float:
             when = datetime.datetime.fromisoformat(value.strip() if isinstance(value, str) else value.isoformat())
         except ValueError:
             try:
-                return number(value, "number", name)
-            except RowError:
-                raise RowError(
-                    f"column {name!r}: {value!r} is no time: ISO 8601 (2024-05-01 12:30, with or without an offset) "
-                    "or a number of seconds was expected."
-                ) from None
+                return _seconds(numbers.of(value), value, name)
+            except ValueError:
+                raise _no_time(value, name) from None
         zone = when.tzinfo or datetime.UTC
         return when.replace(tzinfo=zone).timestamp()
-    return number(value, "number", name)
+    try:
+        return _seconds(numbers.of(value), value, name)
+    except ValueError:
+        raise _no_time(value, name) from None
+
+
+def _seconds(found: float, value: Any, name: Any) -> float:
+    """A number of seconds. Raises `RowError` where it must be of another unit."""
+    if abs(found) > LATEST:
+        raise _no_time(value, name)
+    return found
+
+
+def _no_time(value: Any, name: Any) -> RowError:
+    return RowError(
+        f"column {name!r}: {value!r} is no time: ISO 8601 (2024-05-01 12:30, with or without an offset) or a number of "
+        f"seconds up to {LATEST:g} was expected; divide milliseconds by 1,000."
+    )
 
 
 class Clock:
@@ -250,7 +293,8 @@ class Clock:
                 if away < 0:
                     raise RowError(
                         f"time goes back at data row {int(rows) - 1}: {stamp(time)} comes after {stamp(last)}. Sort "
-                        "the rows by time, or leave the time column out."
+                        "the rows by time, or leave the time column out; local times, which go back in autumn, need "
+                        "their offset (2024-10-27T02:30+01:00)."
                     )
                 if away == 0:
                     repeated += 1
@@ -264,6 +308,13 @@ class Clock:
             then.append(last + horizon * step)
         self.state = np.array([last, step, rows, gaps, repeated, missing])
         return np.array(then)
+
+    def in_order(self, times: Float[np.ndarray, " n"]) -> int:
+        """How many of the times, from the first on, do not go back."""
+        known = np.concatenate([self.state[:1], times])
+        before = np.fmax.accumulate(known)[:-1]
+        back = np.flatnonzero(times < before)
+        return int(back[0]) if len(back) else len(times)
 
     def remarks(self) -> list[str]:
         """What is not regular, in words."""

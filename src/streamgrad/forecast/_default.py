@@ -16,6 +16,8 @@ from ..train._mixing import Mixed, Mixing, MixingState
 from ._encoder import Encoded, Encoder
 from ._experts import Expert, Learning
 
+MOST = 4 * 2**30  # bytes
+
 
 class Memory(NamedTuple):
     """All that the forecaster knows; the newest `horizon` inputs and forecasts wait for their targets."""
@@ -49,6 +51,7 @@ class Default:
         self.experts = tuple(experts)
         parts = tuple((name, part.start, part.stop) for name, part in encoder.parts.items())
         every = (*beside.values(), *experts.values())
+        affordable(every, encoder.size, encoder.horizon)
         self._program = _program(every, len(beside), parts, encoder.horizon, self.portion)
         self._key = jax.random.key(seed)
         self.memory = self._program.init(self._key)
@@ -87,6 +90,19 @@ class Default:
     def restart(self) -> None:
         """Keep what was learned, and forget the stream: states of nets, and what waits for its target."""
         self.memory = self._program.restart(self.memory, self._key)
+
+
+def affordable(experts: Sequence[Expert], size: int, horizon: int) -> None:
+    """Raise `ValueError` for experts whose memory a machine cannot hold: a readout learns a covariance of all it sees,
+    and each of the newest `horizon` rows waits with its `size` inputs."""
+    readouts = [expert.lags + expert.units for expert in experts]
+    needed = 4 * (horizon * size + sum(n * n for n in readouts))
+    if needed > MOST:
+        raise ValueError(
+            f"lags and units: the forecaster would take {needed:,} bytes, and at most {MOST:,} are allowed: a readout "
+            f"on n lags and units keeps n² numbers, here with n = {max(readouts):,}; and {horizon:,} rows wait for "
+            "their truth. Take fewer lags, fewer units, or a shorter horizon."
+        )
 
 
 @functools.lru_cache(maxsize=8)

@@ -24,20 +24,31 @@ class Held(dict[str, np.ndarray]):
 
 def portions(forecaster: Forecaster, rows: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows of numbers, and what is known in advance at each of them."""
-    return with_ahead(forecaster, numbers(forecaster, rows))
+    for part, ahead in with_ahead(forecaster, numbers(forecaster, rows)):
+        known = ahead_of(forecaster, part) if ahead is None else ahead
+        at = 0
+        while at < len(part):
+            end = at + forecaster.in_order(part[at : at + PORTION])
+            yield part[at:end], known[at:end]
+            at = end
 
 
-def with_ahead(forecaster: Forecaster, batches: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows with the known columns of the row `horizon` later; the last rows of a stream have none.
+def ahead_of(forecaster: Forecaster, rows: np.ndarray) -> np.ndarray:
+    """The known columns of the row `horizon` later, for each row; NaN where that one is not among these."""
+    columns = forecaster.columns
+    k, first = len(columns.known), len(columns.targets) + len(columns.features)
+    later = rows[forecaster.horizon :, first : first + k]
+    return np.concatenate([later, np.full((len(rows) - len(later), k), np.nan)])
+
+
+def with_ahead(forecaster: Forecaster, batches: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Rows with the known columns of the row `horizon` later; at last those of which that row has not come, with None.
 
     Without known columns rows pass as they come; else they wait for what comes `horizon` rows later."""
     columns, h = forecaster.columns, forecaster.horizon
     k, first = len(columns.known), len(columns.targets) + len(columns.features)
     if not k:
-        for batch in batches:
-            for at in range(0, len(batch), PORTION):
-                part = batch[at : at + PORTION]
-                yield part, np.empty((len(part), 0))
+        yield from ((batch, np.empty((len(batch), 0))) for batch in batches)
         return
     waiting = np.empty((0, len(columns.names)))
     for batch in batches:
@@ -46,11 +57,8 @@ def with_ahead(forecaster: Forecaster, batches: Iterable[np.ndarray]) -> Iterato
             n = min(PORTION, len(waiting) - h)
             yield waiting[:n], waiting[h : h + n, first : first + k]
             waiting = waiting[n:]
-    for at in range(0, len(waiting), PORTION):
-        part = waiting[at : at + PORTION]
-        later = waiting[at + h : at + h + len(part), first : first + k]
-        rest = np.full((len(part) - len(later), k), np.nan)
-        yield part, np.concatenate([later, rest])
+    if len(waiting):
+        yield waiting, None
 
 
 def numbers(forecaster: Forecaster, rows: Any) -> Iterator[np.ndarray]:
@@ -65,24 +73,27 @@ def numbers(forecaster: Forecaster, rows: Any) -> Iterator[np.ndarray]:
 
 
 def opened(columns: Columns, rows: Any) -> Source:
-    """Rows as a source. An array without names of its own has the columns' names, or theirs are its numbers."""
+    """Rows as a source. Columns without names of their own have those asked for, or theirs are their numbers."""
     from ..data import Source, open_source
 
     if isinstance(rows, Source):
         return rows
     if isinstance(rows, os.PathLike):
         rows = os.fspath(rows)
-    names = None
-    if isinstance(rows, np.ndarray) and rows.dtype.names is None and not all(isinstance(n, int) for n in columns.names):
-        width = 1 if rows.ndim < 2 else rows.shape[1]
-        if width != len(columns.names):
-            raise RowError(
-                f"the array has {width} column{'s' * (width != 1)} without names, and {len(columns.names)} were "
-                f"expected ({', '.join(map(str, columns.names))}): name columns by number, as Forecaster(target=0), or "
-                "give these alone."
-            )
-        names = [str(name) for name in columns.names]
-    return open_source(rows, columns=names) if names else open_source(rows)
+    source = open_source(rows)
+    if source.named:
+        return source
+    width, names = len(source.columns), tuple(map(str, columns.names))
+    if all(isinstance(name, int) for name in columns.names):
+        names = tuple(map(str, range(width)))
+    elif width != len(names):
+        raise RowError(
+            f"{source.name} {'have' if source.name == 'the rows' else 'has'} {width} column{'s' * (width != 1)} "
+            f"without names, and {len(names)} were expected ({', '.join(names)}): name columns by number, as "
+            "Forecaster(target=0), or give these alone."
+        )
+    source.columns = names
+    return source
 
 
 def converters(columns: Columns) -> dict[str, Callable[[str], float]]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import operator
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
 from .. import checkpoint
 from ._columns import Clock, Columns
 from ._history import History
+from ._interrupt import uninterrupted
 from ._learners import FLOOR, FLOORS, Net, learner as named
 from ._outcome import OutcomeTarget
 from ._path import EXPERTS, LIGHT, PathTarget
@@ -100,29 +106,49 @@ class Forecaster:
         net: Net | None = None,
         seed: int = 0,
     ):
+        horizon, path = _whole("horizon", horizon), None if path is None else _whole("path", path)
+        period, seed = None if period is None else _whole("period", period), _whole("seed", seed)
+        if not -(2**62) < seed < 2**62:
+            raise ValueError(f"seed must be a whole number of less than 62 bits, got {seed}.")
+        beside = _several(beside, "beside")
         self.columns = Columns(
-            _several(target), _several(features), _several(known), _several(categorical), time, outcome
+            _several(target, "target"),
+            _several(features, "features"),
+            _several(known, "known"),
+            _several(categorical, "categorical"),
+            time,
+            outcome,
         )
         self.outcome, self.alone = outcome, isinstance(target, str | int)
         if outcome != "number":
             self._check_outcome(path=path, levels=levels, learner=learner, beside=beside, net=net)
             levels = ()
-        net, levels = net or Net(), (0.8, 0.95) if levels is None else levels
+        net, levels = Net() if net is None else net, (0.8, 0.95) if levels is None else levels
+        if not isinstance(net, Net):
+            raise ValueError(f"net must be a Net, as sg.forecast.Net(units=8), got {net!r}.")
+        if isinstance(levels, str) or not isinstance(levels, Iterable):
+            raise ValueError(f"levels must be a sequence of shares, as (.8, .95), got {levels!r}.")
+        levels = tuple(levels)
         self.horizon, self.levels, self.learner = horizon, tuple(map(float, levels)), learner
         if path is not None:
             self._check_path(path, beside)
-        if not isinstance(horizon, int) or not 1 <= horizon <= LONGEST:
+        if not isinstance(learner, str):
+            raise ValueError(f"learner must be a name, got {learner!r}.")
+        experts, others = named(learner, net), dict(FLOORS)
+        if not 1 <= horizon <= LONGEST:
+            bytes_ = 4 * horizon * (self.columns.size + max(expert.lags for expert in experts.values()))
             raise ValueError(
                 f"horizon must be a whole number of rows from 1 to {LONGEST:,}, got {horizon!r}: each row waits in "
-                "memory until its forecast is due."
+                f"memory until its forecast is due, and these rows would take {bytes_:,} bytes."
             )
         if period is not None and (period < 2 or period > LONGEST):
             raise ValueError(f"period must be 2 to {LONGEST:,} rows, or None to look for it, got {period}.")
         for level in self.levels:
             if not 0 < level < 1:
                 raise ValueError(f"levels are shares between 0 and 1, as .8 for 80%, got {level}.")
+        if len({f"{100 * level:g}" for level in self.levels}) < len(self.levels):
+            raise ValueError(f"levels must differ in the first six digits of their percents, got {self.levels}.")
         self.path = path
-        experts, others = named(learner, net), dict(FLOORS)
         for name in beside:
             found = named(name, net)
             if len(found) > 1:
@@ -157,6 +183,7 @@ class Forecaster:
             make = lambda seed: PathTarget(self.columns.size, experts, steps=path, **shape, seed=seed)
         self.targets: list[Any] = [make(seed) for seed in many]
         self.methods = self.targets[0].methods
+        self._turn = threading.RLock()
         self.clock = Clock()
         self.history = [History(len(self.methods), len(target.learner.experts)) for target in self.targets]
         self.missing = np.zeros(len(self.columns.names), np.int64)
@@ -188,7 +215,7 @@ class Forecaster:
 
     def _check_path(self, path: int, beside: Sequence[str]) -> None:
         """Refuse what does not go with a path."""
-        if isinstance(path, bool) or not isinstance(path, int) or not 1 <= path <= LONGEST_PATH:
+        if not 1 <= path <= LONGEST_PATH:
             raise ValueError(f"path must be a whole number of rows from 1 to {LONGEST_PATH}, or None, got {path!r}.")
         if self.horizon != 1:
             raise ValueError(
@@ -221,7 +248,20 @@ class Forecaster:
     def learn(
         self, rows: Float[np.ndarray, "n names"], ahead: Float[np.ndarray, "n known"] | None = None
     ) -> list[Said]:
-        """Learn from rows of numbers in turn, in the order of `columns.names`, and say something of each target."""
+        """Learn from rows of numbers in turn, in the order of `columns.names`, and say something of each target.
+
+        Threads take their turns, and Ctrl-C waits until all that is known is of the same row."""
+        rows = np.asarray(rows, float)
+        if rows.ndim != 2 or rows.shape[1] != len(self.columns.names):
+            raise ValueError(f"rows must have the shape (rows, {len(self.columns.names)}), got {rows.shape}.")
+        with self._turn, uninterrupted():
+            return self._learn_rows(rows, ahead)
+
+    def in_order(self, rows: Float[np.ndarray, "n names"]) -> int:
+        """How many of the rows can be learned before time goes back; at least one, which is then refused."""
+        return len(rows) if self.columns.time is None else max(self.clock.in_order(rows[:, -1]), min(1, len(rows)))
+
+    def _learn_rows(self, rows: np.ndarray, ahead: np.ndarray | None) -> list[Said]:
         if ahead is None:
             ahead = np.full((len(rows), len(self.columns.known)), np.nan)
         times = rows[:, -1] if self.columns.time is not None else np.full(len(rows), np.nan)
@@ -262,7 +302,7 @@ class Forecaster:
         returned; scores begin anew with the rows that come after it.
 
         A forecaster that was loaded goes on from what it knows."""
-        if passes < 1:
+        if (passes := _whole("passes", passes)) < 1:
             raise ValueError(f"passes must be at least 1, got {passes}.")
         if passes > 1 and hasattr(rows, "__next__"):
             rows = list(rows)  # an iterator can be read once
@@ -303,8 +343,13 @@ class Forecaster:
         self.clock.state, self.missing, self.row = state["clock"], state["missing"], int(state["row"][0])
 
     def save(self, folder: str | os.PathLike[str], *, keep: int = 3) -> Path:
-        """Write all that it knows to a folder, as a file of its own; the newest `keep` files stay."""
-        return checkpoint.save(folder, self.state, step=self.row, meta={}, config=self.settings, keep=keep)
+        """Write all that it knows to a folder, as a file of its own; the newest `keep` files stay.
+
+        The file is the newest there, whatever lies there already: its number is the row, or the next free one."""
+        with self._turn:
+            newest = checkpoint.steps(folder)[-1:] or [-1]
+            step = max(self.row, newest[0] + 1)
+            return checkpoint.save(folder, self.state, step=step, meta={}, config=self.settings, keep=keep)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Forecaster:
@@ -317,15 +362,26 @@ class Forecaster:
                 f"{path} holds no forecaster: its settings lack {', '.join(sorted(lacking))}. Give the folder that "
                 "Forecaster.save, or streamgrad learn (its checkpoints), wrote into."
             )
-        names = "target features known categorical time horizon path period levels learner beside seed"
-        given = {name: settings[name] for name in names.split()}
-        if "outcome" in settings:
-            given |= {"outcome": settings["outcome"]}
-        else:
-            given |= {"net": Net(**settings["net"])}
-        forecaster = cls(**given)
-        forecaster.state = checkpoint.load(path, forecaster.state, config=settings).tree
+        forecaster = cls._made(settings)
+        like = forecaster.state
+        if "log_every" in settings:  # by `streamgrad learn`
+            from ._record import beside
+
+            like |= beside(forecaster.columns)
+        forecaster.state = checkpoint.load(path, like, config=settings).tree
         return forecaster
+
+    @classmethod
+    def _made(cls, settings: Mapping[str, Any]) -> Forecaster:
+        """A fresh forecaster of these settings; others among them are of no meaning to it."""
+        own = inspect.signature(cls).parameters.keys() & settings.keys() - {"net"}
+        given = {name: settings[name] for name in own}
+        return cls(**given if "outcome" in given else given | {"net": Net(**settings["net"])})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To be copied, or sent to another process: a copy shares nothing."""
+        with self._turn:
+            return _copied, (type(self), self.settings, jax.tree.map(np.array, self.state))
 
     def weights(self) -> dict[str, float] | list[dict[str, float]]:
         """How much each expert counts now; a list for several targets."""
@@ -439,7 +495,7 @@ class Forecasts:
         """Write `columns()` as a CSV file, the bytes that `streamgrad learn` writes."""
         from ._feed import csv_header, csv_lines
 
-        with open(path, "w", newline="") as file:
+        with open(path, "w", newline="", encoding="utf-8") as file:
             columns = self.columns()
             file.write(csv_header(columns))
             file.write(csv_lines(columns))
@@ -474,8 +530,30 @@ def _ends(start: str, end: str, ends: np.ndarray, levels: Sequence[float]) -> di
 SIDES = ((0, "lower"), (1, "upper"))
 
 
-def _several(names: Names) -> tuple[str | int, ...]:
-    return (names,) if isinstance(names, str | int) else tuple(names)
+def _several(names: Any, what: str) -> tuple[Any, ...]:
+    """Names as a tuple; one alone may stand for itself."""
+    if isinstance(names, str | int):
+        return (names,)
+    if not isinstance(names, Iterable):
+        raise ValueError(f"{what} must be a name or a sequence of names, got {names!r}.")
+    return tuple(int(name) if isinstance(name, np.integer) else name for name in names)
+
+
+def _whole(what: str, value: Any) -> int:
+    """A whole number of any kind as an int. Raises `ValueError`."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{what} must be a whole number, got {value!r}.") from None
+
+
+def _copied(kind: type[Forecaster], settings: Mapping[str, Any], state: dict[str, Any]) -> Forecaster:
+    made = kind._made(settings)
+    like = lambda now, kept: jnp.asarray(kept) if isinstance(now, jax.Array) else kept.copy()
+    made.state = jax.tree.map(like, made.state, state)
+    return made
 
 
 def _none(forecaster: Forecaster) -> np.ndarray:

@@ -147,13 +147,14 @@ def to_parquet(folder: Path, texts: Sequence[str] = ()) -> Path:
 
     source, target = folder / "predictions.csv", folder / "predictions.parquet"
     temporary = target.with_suffix(".parquet.tmp")
-    with open(source, newline="") as file:
+    with open(source, newline="", encoding="utf-8") as file:
         names = next(csv.reader(file))
     kinds = {name: pa.int64() if name == "row" or name.startswith("changed") else pa.float64() for name in names}
     kinds |= dict.fromkeys(texts, pa.string())
     reader = arrow.open_csv(
         source,
         arrow.ReadOptions(use_threads=False),
+        arrow.ParseOptions(newlines_in_values=True),
         convert_options=arrow.ConvertOptions(column_types=kinds, strings_can_be_null=True),
     )
     with reader, pq.ParquetWriter(temporary, reader.schema) as writer:

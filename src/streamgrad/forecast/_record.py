@@ -17,11 +17,13 @@ import numpy as np
 
 from .. import checkpoint
 from ..data import Extremes, Source, SourceError
-from ._feed import PORTION, converters, with_ahead
+from ._columns import Columns
+from ._feed import PORTION, ahead_of, converters, with_ahead
 from ._forecaster import Forecaster, named_columns
 from ._journal import Journal
 from ._target import Said
 
+NO_ROWS = np.frombuffer(hashlib.sha256(b"rows").digest(), np.uint8)
 PATIENCE = 30.0  # seconds after which a slow stream is checkpointed, whatever the number of rows
 
 
@@ -51,13 +53,14 @@ class Record:
         self.forecaster, self.source, self.folder = forecaster, source, folder
         self.log_every, self.checkpoint_every, self.keep = log_every, checkpoint_every, keep
         self.config = {**forecaster.settings, "log_every": log_every}
-        self.fingerprint = np.frombuffer(hashlib.sha256(b"rows").digest(), np.uint8)  # of the rows learned
+        self.fingerprint = NO_ROWS  # of the rows learned
         self.extremes = Extremes([str(name) for name in forecaster.columns.names])
         self.first: float | None = None  # clock when the first forecast was made
         self.speed: float | None = None  # rows a second, the first portion (compiling) left out
         self._lengths: dict[str, int] | None = None
         self._saved_row = -1
         self._whole = True  # the parts of the state are all at the same row
+        self._again = False  # what is learned now will be read again after a resumption
         source.check([str(name) for name in forecaster.columns.names])
 
     # What a checkpoint holds.
@@ -85,7 +88,7 @@ class Record:
         return self.forecaster.row
 
     def _save(self, journal: Journal) -> None:
-        if self.row in (0, self._saved_row):
+        if self._again or self.row in (0, self._saved_row):
             return
         meta = {"lengths": journal.sync(), "source": self.source.name}
         checkpoint.save(self.checkpoints, self._state(), step=self.row, meta=meta, config=self.config, keep=self.keep)
@@ -128,12 +131,15 @@ class Record:
                     if stop():
                         break
                     if last is not None:
-                        # The last line of a file that may still grow had no end: it is learned, after a checkpoint
-                        # from which it will be read again.
+                        # The file may still grow: its last line had no end, or rows wait for what is known of later
+                        # ones. They are learned, after a checkpoint from which they will be read again.
                         self._save(journal)
-                        self._learn(last, np.empty((1, 0)), journal)
-                        self._saved_row = self.row
-                        seen(self)
+                        self._again = True
+                        for part, known in self._portions(last, ahead_of(self.forecaster, last)):
+                            self._learn(part, known, journal)
+                            seen(self)
+                            if stop():
+                                break
             finally:
                 if self.row > from_row >= 0:
                     self.speed = (self.row - from_row) / max(time.monotonic() - began, 1e-9)
@@ -156,18 +162,23 @@ class Record:
         return [name for said in named for name, column in said.items() if column.dtype == object]
 
     def _batches(self, replay: bool) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-        """Rows, what is known in advance of each, and the last row apart where its line had no end."""
-        f, rows = self.forecaster, (self._after() if replay else self._read(0))
-        if f.columns.known:
-            for batch, ahead in with_ahead(f, rows):
-                yield batch, ahead, None
-            return
-        nothing = lambda batch: np.empty((len(batch), 0))
-        for batch in rows:
-            if self.source.unfinished and len(batch):
-                yield batch[:-1], nothing(batch[:-1]), batch[-1:]
+        """Rows, what is known in advance of each, and at last those that will be read again on resuming."""
+        f, rows, last = self.forecaster, (self._after() if replay else self._read(0)), []
+
+        def finished() -> Iterator[np.ndarray]:
+            for batch in rows:
+                if self.source.unfinished and len(batch):
+                    last.append(batch[-1:])
+                    batch = batch[:-1]
+                yield batch
+
+        for batch, ahead in with_ahead(f, finished()):
+            if ahead is None:
+                last.insert(0, batch)
             else:
-                yield batch, nothing(batch), None
+                yield batch, ahead, None
+        if last:
+            yield _empty(f), np.empty((0, len(f.columns.known))), np.concatenate(last)
 
     def _read(self, start: int) -> Iterator[np.ndarray]:
         columns = self.forecaster.columns
@@ -179,7 +190,7 @@ class Record:
 
         Raises `SourceError` where they are others."""
         row = self.row  # it grows while these rows are used
-        at, found = 0, hashlib.sha256(b"rows").digest()
+        at, found = 0, NO_ROWS.tobytes()
         for rows in self._read(0):
             learned = rows[: row - at]
             at, found = at + len(learned), _fingerprint(found, learned)
@@ -205,6 +216,7 @@ class Record:
         while at < len(rows) or len(rows) == 0:
             room = self.log_every - self.row % self.log_every
             n = min(room, PORTION, len(rows) - at)
+            n = self.forecaster.in_order(rows[at : at + n])
             yield rows[at : at + n], ahead[at : at + n]
             at += n
             if len(rows) == 0:
@@ -238,6 +250,11 @@ class Record:
             target.scores.restart()
         (only,) = found.values() if self.forecaster.alone else (found,)
         return only
+
+
+def beside(columns: Columns) -> dict[str, Any]:
+    """What a checkpoint of a run holds beside the forecaster, before the first row."""
+    return {"fingerprint": NO_ROWS, "extremes": Extremes([str(name) for name in columns.names]).state}
 
 
 def _fingerprint(before: bytes, rows: np.ndarray) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ._change import Change
-from ._default import Default
+from ._default import Default, affordable
 from ._encoder import Encoder
 from ._experts import Expert
 from ._intervals import Intervals
@@ -157,7 +157,9 @@ class Target(OfNumbers):
         levels: tuple[float, ...],
         seed: int,
     ):
-        lags = max(expert.lags for expert in (*experts.values(), *beside.values()))
+        every = (*experts.values(), *beside.values())
+        lags = max(expert.lags for expert in every)
+        affordable(every, columns + lags, horizon)
         self.horizon, self.levels = horizon, levels
         self.encoder = Encoder(columns, lags=lags, horizon=horizon, period=period)
         self.learner = Default(experts, self.encoder, beside=beside, seed=seed)
