@@ -224,7 +224,7 @@ def test_columns_of_other_types(tmp_path, kind):
 @pytest.mark.parametrize("name", SERIES)
 def test_bundled_series(name):
     lengths = {"seattle-temps": 8759, "sf-temps": 8759, "seattle-weather": 1461}
-    lengths |= {"co2": 2284, "sunspots": 309, "elnino": 732}
+    lengths |= {"co2": 2284, "sunspots": 309, "elnino": 732, "pedestrians": 17539}
     series = SERIES[name]
     pytest.importorskip(series.package)
     rows = np.concatenate(list(open_source(name).read([series.target])))
