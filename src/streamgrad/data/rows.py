@@ -31,7 +31,8 @@ def _keyed(row: Any) -> Any:
         return row
     if isinstance(row, np.void | np.ndarray) and row.dtype.names is not None and row.ndim == 0:
         return {name: row[name] for name in row.dtype.names}
-    return row.to_dict() if hasattr(row, "keys") and hasattr(row, "to_dict") else row
+    to_dict = getattr(row, "to_dict", None)
+    return to_dict() if hasattr(row, "keys") and callable(to_dict) else row
 
 
 class Rows(Source):

@@ -375,8 +375,10 @@ class Forecaster:
     def _made(cls, settings: Mapping[str, Any]) -> Forecaster:
         """A fresh forecaster of these settings; others among them are of no meaning to it."""
         own = inspect.signature(cls).parameters.keys() & settings.keys() - {"net"}
-        given = {name: settings[name] for name in own}
-        return cls(**given if "outcome" in given else given | {"net": Net(**settings["net"])})
+        given: dict[str, Any] = {name: settings[name] for name in own}
+        if "outcome" not in given:
+            given["net"] = Net(**settings["net"])
+        return cls(**given)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """To be copied, or sent to another process: a copy shares nothing."""
