@@ -2,7 +2,8 @@
 
 from ._backtest import backtest as backtest
 from ._columns import RowError as RowError
-from ._forecaster import Forecast as Forecast, Forecaster as Forecaster, Forecasts as Forecasts
+from ._forecaster import Forecaster as Forecaster
 from ._journal import JournalError as JournalError, plain as plain, to_parquet as to_parquet
 from ._learners import Net as Net
 from ._record import Record as Record
+from ._said import Forecast as Forecast, Forecasts as Forecasts

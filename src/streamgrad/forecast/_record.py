@@ -19,8 +19,9 @@ from .. import checkpoint
 from ..data import Extremes, Source, SourceError
 from ._columns import Columns
 from ._feed import PORTION, ahead_of, converters, with_ahead
-from ._forecaster import Forecaster, named_columns
+from ._forecaster import Forecaster
 from ._journal import Journal
+from ._said import named_columns
 from ._target import Said
 
 NO_ROWS = np.frombuffer(hashlib.sha256(b"rows").digest(), np.uint8)
