@@ -34,7 +34,7 @@ class Options:
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """CSV, TSV, Parquet, Arrow or JSON lines; - for standard input; or a bundled series
-    (seattle-temps, sf-temps, seattle-weather, co2, sunspots, elnino)."""
+    (pedestrians, seattle-temps, sf-temps, seattle-weather, co2, sunspots, elnino)."""
     target: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN ...")] = ()
     """Columns to forecast. A bundled series knows its own."""
     outcome: Literal["number", "event", "count", "class"] = "number"

@@ -225,8 +225,8 @@ class Frame(Source):
     def _batches(self, columns: Sequence[str], start: int, convert: Convert) -> Iterator[tuple[int, np.ndarray]]:
         from streamgrad.data.columnar import ArrowTable
 
-        native = [self._frame.columns[self.columns.index(name)] for name in columns]
-        frame = self._frame.select(native).rename(dict(zip(native, columns)))
+        places = [self.columns.index(name) for name in columns]
+        frame = self._frame[:, places].rename({self._frame.columns[k]: self.columns[k] for k in places})
         try:
             self._source = ArrowTable(frame.to_arrow(), self.name, self.numbers)
         except Exception:  # what Arrow does not hold: foreign byte order, mixed types

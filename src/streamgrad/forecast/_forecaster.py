@@ -20,7 +20,7 @@ from .. import checkpoint
 from ._columns import Clock, Columns
 from ._history import History
 from ._interrupt import uninterrupted
-from ._learners import FLOOR, FLOORS, Net, learner as named
+from ._learners import FLOORS, OWN, Net, learner as named
 from ._outcome import OutcomeTarget
 from ._path import EXPERTS, LIGHT, PathTarget
 from ._said import Forecast, Forecasts
@@ -111,6 +111,11 @@ class Forecaster:
             self._check_path(path, beside)
         if not isinstance(learner, str):
             raise ValueError(f"learner must be a name, got {learner!r}.")
+        if net != Net() and not {learner.lower(), *beside} & {*OWN}:
+            raise ValueError(
+                f"net: learner={learner!r} has nets of its own, or none; net is what {', '.join(OWN)} learn: name one "
+                "of these as the learner, or beside it."
+            )
         experts, others = named(learner, net), dict(FLOORS)
         if not 1 <= horizon <= LONGEST:
             bytes_ = 4 * horizon * (self.columns.size + max(expert.lags for expert in experts.values()))
@@ -333,6 +338,8 @@ class Forecaster:
         """A forecaster as it was saved: it goes on as if it had never stopped, to the bit.
 
         Raises `sg.checkpoint.CheckpointError` where there is none, or none that is whole."""
+        if (Path(path) / "checkpoints").is_dir():  # the folder of a run of `streamgrad learn`
+            path = Path(path) / "checkpoints"
         settings = dict(checkpoint.config(path))
         if lacking := {"target", "learner", "net"} - settings.keys():
             raise checkpoint.CheckpointError(
@@ -435,5 +442,3 @@ def _copied(kind: type[Forecaster], settings: Mapping[str, Any], state: dict[str
 def _none(forecaster: Forecaster) -> np.ndarray:
     return np.empty((0, len(forecaster.columns.names)))
 
-
-__all__ = ["FLOOR", "Forecast", "Forecaster", "Forecasts"]

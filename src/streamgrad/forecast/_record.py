@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import checkpoint
 from ..data import Extremes, Source, SourceError
-from ._columns import Columns
+from ._columns import Columns, RowError
 from ._feed import PORTION, ahead_of, converters, with_ahead
 from ._forecaster import Forecaster
 from ._journal import Journal
@@ -228,10 +228,15 @@ class Record:
         if n == 0:
             return
         self._whole, first = False, f.row
+        try:
+            said = f.learn(rows, ahead)
+        except RowError:  # nothing was learned
+            self._whole = True
+            raise
         self.fingerprint = np.frombuffer(_fingerprint(self.fingerprint.tobytes(), rows), np.uint8)
         self.extremes(self._measured(rows))
         columns: dict[str, np.ndarray] = {"row": np.arange(first, first + n)}
-        for named in self._named(f.learn(rows, ahead)):
+        for named in self._named(said):
             columns |= named
         journal.predictions(columns)
         if f.row % self.log_every == 0:
