@@ -11,12 +11,20 @@ import re
 import signal
 import threading
 
+import jaxtyping
 import numpy as np
 import pytest
 
 from streamgrad import cli
 from streamgrad.data import SourceError, open_source
 from streamgrad.forecast import Forecaster, Net, RowError
+
+
+@pytest.fixture(autouse=True)
+def as_a_user_runs_it(monkeypatch):
+    """Without the checks of types that the other tests have: the forecaster itself must say what is wrong."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
 
 RNG = np.random.default_rng(0)
 Y = 20 + np.sin(np.arange(300) / 3) + 0.1 * RNG.standard_normal(300)

@@ -79,6 +79,11 @@ class Columns:
         numbers = len(self.targets) + len(self.features) + 2 * len(self.known)
         return numbers + BUCKETS * len(self.categorical) + (2 * len(CALENDAR) if self.time is not None else 0)
 
+    @property
+    def none(self) -> np.ndarray:
+        """No rows of numbers."""
+        return np.empty((0, len(self.names)))
+
     def row(self, given: Mapping[Any, Any] | Sequence[Any] | np.ndarray | float) -> list[float]:
         """A row of numbers from what has names (a mapping, a row of a data frame, a named tuple), from values in the
         order of `names`, from a row of an array whose columns `names` are the numbers of, or from the one value."""

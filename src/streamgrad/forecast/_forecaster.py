@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import operator
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +14,14 @@ import numpy as np
 from jaxtyping import Float
 
 from .. import checkpoint
-from ._columns import Clock, Columns
+from ._columns import Clock
 from ._history import History
 from ._interrupt import uninterrupted
-from ._learners import FLOORS, OWN, Net, learner as named
+from ._learners import Net
 from ._outcome import OutcomeTarget
-from ._path import EXPERTS, LIGHT, PathTarget
+from ._path import PathTarget
 from ._said import Forecast, Forecasts
+from ._settings import Settings, whole
 from ._target import Said, Target, joined
 
 Names = str | int | Sequence[str | int]
@@ -83,133 +81,34 @@ class Forecaster:
         net: Net | None = None,
         seed: int = 0,
     ):
-        horizon, path = _whole("horizon", horizon), None if path is None else _whole("path", path)
-        period, seed = None if period is None else _whole("period", period), _whole("seed", seed)
-        if not -(2**62) < seed < 2**62:
-            raise ValueError(f"seed must be a whole number of less than 62 bits, got {seed}.")
-        beside = _several(beside, "beside")
-        self.columns = Columns(
-            _several(target, "target"),
-            _several(features, "features"),
-            _several(known, "known"),
-            _several(categorical, "categorical"),
-            time,
-            outcome,
+        asked = Settings(
+            target=target,
+            outcome=outcome,
+            features=features,
+            known=known,
+            categorical=categorical,
+            time=time,
+            horizon=horizon,
+            path=path,
+            period=period,
+            levels=levels,
+            learner=learner,
+            beside=beside,
+            net=net,
+            seed=seed,
         )
-        self.outcome, self.alone = outcome, isinstance(target, str | int)
-        if outcome != "number":
-            self._check_outcome(path=path, levels=levels, learner=learner, beside=beside, net=net)
-            levels = ()
-        net, levels = Net() if net is None else net, (0.8, 0.95) if levels is None else levels
-        if not isinstance(net, Net):
-            raise ValueError(f"net must be a Net, as sg.forecast.Net(units=8), got {net!r}.")
-        if isinstance(levels, str) or not isinstance(levels, Iterable):
-            raise ValueError(f"levels must be a sequence of shares, as (.8, .95), got {levels!r}.")
-        levels = tuple(levels)
-        self.horizon, self.levels, self.learner = horizon, tuple(map(float, levels)), learner
-        if path is not None:
-            self._check_path(path, beside)
-        if not isinstance(learner, str):
-            raise ValueError(f"learner must be a name, got {learner!r}.")
-        if net != Net() and not {learner.lower(), *beside} & {*OWN}:
-            raise ValueError(
-                f"net: learner={learner!r} has nets of its own, or none; net is what {', '.join(OWN)} learn: name one "
-                "of these as the learner, or beside it."
-            )
-        experts, others = named(learner, net), dict(FLOORS)
-        if not 1 <= horizon <= LONGEST:
-            bytes_ = 4 * horizon * (self.columns.size + max(expert.lags for expert in experts.values()))
-            raise ValueError(
-                f"horizon must be a whole number of rows from 1 to {LONGEST:,}, got {horizon!r}: each row waits in "
-                f"memory until its forecast is due, and these rows would take {bytes_:,} bytes."
-            )
-        if period is not None and (period < 2 or period > LONGEST):
-            raise ValueError(f"period must be 2 to {LONGEST:,} rows, or None to look for it, got {period}.")
-        for level in self.levels:
-            if not 0 < level < 1:
-                raise ValueError(f"levels are shares between 0 and 1, as .8 for 80%, got {level}.")
-        if len({f"{100 * level:g}" for level in self.levels}) < len(self.levels):
-            raise ValueError(f"levels must differ in the first six digits of their percents, got {self.levels}.")
-        self.path = path
-        for name in beside:
-            found = named(name, net)
-            if len(found) > 1:
-                raise ValueError(f"beside={name!r}: one learner alone can stand beside another, and this is a mixture.")
-            others |= {key: expert for key, expert in found.items() if key not in experts}
-        self.settings: dict[str, Any] = {
-            "target": list(self.columns.targets) if not self.alone else target,
-            "features": list(self.columns.features),
-            "known": list(self.columns.known),
-            "categorical": list(self.columns.categorical),
-            "time": time,
-            "horizon": horizon,
-            "path": path,
-            "period": period,
-            "levels": list(self.levels),
-            "learner": learner,
-            "beside": list(beside),
-            "net": dataclasses.asdict(net),
-            "seed": seed,
-        }
-        if outcome != "number":
-            self.settings["outcome"] = outcome
-        shape = {"period": period, "levels": self.levels}
-        many = range(seed, seed + len(self.columns.targets))
-        if outcome != "number":
-            light = {"net": learner != "light", "horizon": horizon, "period": period}
-            make = lambda seed: OutcomeTarget(outcome, self.columns.size, self.columns.classes, **light, seed=seed)
-        elif path is None:
-            make = lambda seed: Target(self.columns.size, experts, others, horizon=horizon, **shape, seed=seed)
-        else:
-            experts = LIGHT if learner == "light" else EXPERTS
-            make = lambda seed: PathTarget(self.columns.size, experts, steps=path, **shape, seed=seed)
-        self.targets: list[Any] = [make(seed) for seed in many]
+        self.settings, self.columns, self.alone, self.outcome = asked.kept, asked.columns, asked.alone, asked.outcome
+        self.horizon, self.path, self.levels, self.learner = asked.horizon, asked.path, asked.levels, asked.learner
+        self.targets: list[Any] = [make_target(asked, asked.seed + k) for k in range(len(self.columns.targets))]
         self.methods = self.targets[0].methods
         self._turn = threading.RLock()
-        self.clock = Clock()
+        self._begin()
+
+    def _begin(self) -> None:
+        """No row yet."""
+        self.clock, self.row = Clock(), 0
         self.history = [History(len(self.methods), len(target.learner.experts)) for target in self.targets]
         self.missing = np.zeros(len(self.columns.names), np.int64)
-        self.row = 0
-
-    def _check_outcome(self, **given: Any) -> None:
-        """Refuse what does not go with an event, a count or a class."""
-        outcome = self.outcome
-        if outcome not in KINDS:
-            raise ValueError(f"there is no outcome {outcome!r}: there are {', '.join(KINDS)}.")
-        if not self.alone and len(self.columns.targets) > 1:
-            raise ValueError(
-                f"outcome={outcome!r} goes with one target, got {len(self.columns.targets)}: give each its own."
-            )
-        reasons = {
-            "path": "one horizon is forecast at a time: give horizon=",
-            "levels": "its forecast is a probability or a mean, and intervals are for numbers",
-            "beside": "nothing but its floors stands beside it",
-            "net": "its net is given: choose learner='mixture' or 'light'",
-        }
-        for name, reason in reasons.items():
-            if given[name]:
-                raise ValueError(f"{name} does not go with outcome={outcome!r}: {reason}.")
-        if given["learner"] not in ("mixture", "light"):
-            raise ValueError(
-                f"outcome={outcome!r} is forecast by the learner 'mixture' (a net and lags, one filter) or 'light' "
-                f"(lags alone), got {given['learner']!r}."
-            )
-
-    def _check_path(self, path: int, beside: Sequence[str]) -> None:
-        """Refuse what does not go with a path."""
-        if not 1 <= path <= LONGEST_PATH:
-            raise ValueError(f"path must be a whole number of rows from 1 to {LONGEST_PATH}, or None, got {path!r}.")
-        if self.horizon != 1:
-            raise ValueError(
-                f"path={path} and horizon={self.horizon}: a path has all horizons up to its length; give one."
-            )
-        if self.columns.known:
-            raise ValueError("known: columns that are known in advance go with one horizon, not with a path yet.")
-        if self.learner not in ("mixture", "light") or beside:
-            raise ValueError(
-                f"a path is forecast by the learner 'mixture' or 'light' alone, got {self.learner!r}"
-                f"{' and others beside it' if beside else ''}."
-            )
 
     # Learning.
 
@@ -274,17 +173,15 @@ class Forecaster:
         advance are read `horizon` rows ahead."""
         from ._feed import portions
 
-        parts = [self.learn(numbers, ahead) for numbers, ahead in portions(self, rows)]
-        return Forecasts.of(
-            self, [joined(said) for said in zip(*parts, strict=True)] if parts else self.learn(_none(self))
-        )
+        parts = [self.learn(self.columns.none), *(self.learn(*portion) for portion in portions(self, rows))]
+        return Forecasts.of(self, [joined(said) for said in zip(*parts, strict=True)])
 
     def fit(self, rows: Any, *, passes: int = 2) -> Forecasts:
         """Learn from a history in several passes, and go on online from its end. What is said in the last pass is
         returned; scores begin anew with the rows that come after it.
 
         A forecaster that was loaded goes on from what it knows."""
-        if (passes := _whole("passes", passes)) < 1:
+        if (passes := whole("passes", passes)) < 1:
             raise ValueError(f"passes must be at least 1, got {passes}.")
         if passes > 1 and hasattr(rows, "__next__"):
             rows = list(rows)  # an iterator can be read once
@@ -300,8 +197,7 @@ class Forecaster:
         """Keep what was learned, and forget the stream: the next row is the first of another one."""
         for target in self.targets:
             target.restart()
-        self.clock, self.missing, self.row = Clock(), np.zeros_like(self.missing), 0
-        self.history = [History(len(self.methods), len(target.learner.experts)) for target in self.targets]
+        self._begin()
 
     # What it knows.
 
@@ -346,7 +242,7 @@ class Forecaster:
                 f"{path} holds no forecaster: its settings lack {', '.join(sorted(lacking))}. Give the folder that "
                 "Forecaster.save, or streamgrad learn (its checkpoints), wrote into."
             )
-        forecaster = cls._made(settings)
+        forecaster = cls(**Settings.arguments(settings))
         like = forecaster.state
         if "log_every" in settings:  # by `streamgrad learn`
             from ._record import beside
@@ -354,15 +250,6 @@ class Forecaster:
             like |= beside(forecaster.columns)
         forecaster.state = checkpoint.load(path, like, config=settings).tree
         return forecaster
-
-    @classmethod
-    def _made(cls, settings: Mapping[str, Any]) -> Forecaster:
-        """A fresh forecaster of these settings; others among them are of no meaning to it."""
-        own = inspect.signature(cls).parameters.keys() & settings.keys() - {"net"}
-        given: dict[str, Any] = {name: settings[name] for name in own}
-        if "outcome" not in given:
-            given["net"] = Net(**settings["net"])
-        return cls(**given)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """To be copied, or sent to another process: a copy shares nothing."""
@@ -408,37 +295,20 @@ class Forecaster:
         return f"Forecaster({shown}, horizon={self.horizon}, learner={self.learner!r}, rows={self.row:,})"
 
 
-KINDS = ("number", "event", "count", "class")
-#: Rows that may wait for their truth, and rows of a path.
-LONGEST, LONGEST_PATH = 100_000, 512
-
-
-def _several(names: Any, what: str) -> tuple[Any, ...]:
-    """Names as a tuple; one alone may stand for itself."""
-    if isinstance(names, str | int):
-        return (names,)
-    if not isinstance(names, Iterable):
-        raise ValueError(f"{what} must be a name or a sequence of names, got {names!r}.")
-    return tuple(int(name) if isinstance(name, np.integer) else name for name in names)
-
-
-def _whole(what: str, value: Any) -> int:
-    """A whole number of any kind as an int. Raises `ValueError`."""
-    try:
-        if isinstance(value, bool | np.bool_):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{what} must be a whole number, got {value!r}.") from None
+def make_target(asked: Settings, seed: int) -> Target | PathTarget | OutcomeTarget:
+    """What forecasts one target, with the others among its columns."""
+    columns, period = asked.columns, asked.period
+    if asked.outcome != "number":
+        form = {"horizon": asked.horizon, "period": period, "net": asked.learner != "light"}
+        return OutcomeTarget(asked.outcome, columns.size, columns.classes, **form, seed=seed)
+    form = {"period": period, "levels": asked.levels, "seed": seed}
+    if asked.path is not None:
+        return PathTarget(columns.size, asked.experts, steps=asked.path, **form)
+    return Target(columns.size, asked.experts, asked.others, horizon=asked.horizon, **form)
 
 
 def _copied(kind: type[Forecaster], settings: Mapping[str, Any], state: dict[str, Any]) -> Forecaster:
-    made = kind._made(settings)
+    made = kind(**Settings.arguments(settings))
     like = lambda now, kept: jnp.asarray(kept) if isinstance(now, jax.Array) else kept.copy()
     made.state = jax.tree.map(like, made.state, state)
     return made
-
-
-def _none(forecaster: Forecaster) -> np.ndarray:
-    return np.empty((0, len(forecaster.columns.names)))
-

@@ -149,7 +149,11 @@ class Record:
         return not stop()
 
     def _header(self) -> list[str]:
-        return ["row", *(name for said in self._named(self.forecaster.learn(_empty(self.forecaster))) for name in said)]
+        return ["row", *(name for said in self._nothing() for name in said)]
+
+    def _nothing(self) -> list[dict[str, np.ndarray]]:
+        """What is said of no rows: names and types of columns."""
+        return self._named(self.forecaster.learn(self.forecaster.columns.none))
 
     def _named(self, said: list[Said]) -> list[dict[str, np.ndarray]]:
         f = self.forecaster
@@ -159,8 +163,7 @@ class Record:
     @property
     def texts(self) -> list[str]:
         """Columns of the predictions that hold texts."""
-        named = self._named(self.forecaster.learn(_empty(self.forecaster)))
-        return [name for said in named for name, column in said.items() if column.dtype == object]
+        return [name for said in self._nothing() for name, column in said.items() if column.dtype == object]
 
     def _batches(self, replay: bool) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
         """Rows, what is known in advance of each, and at last those that will be read again on resuming."""
@@ -179,7 +182,7 @@ class Record:
             else:
                 yield batch, ahead, None
         if last:
-            yield _empty(f), np.empty((0, len(f.columns.known))), np.concatenate(last)
+            yield f.columns.none, np.empty((0, len(f.columns.known))), np.concatenate(last)
 
     def _read(self, start: int) -> Iterator[np.ndarray]:
         columns = self.forecaster.columns
@@ -269,7 +272,3 @@ def _fingerprint(before: bytes, rows: np.ndarray) -> bytes:
     for row in plain:
         before = hashlib.sha256(before + row.tobytes()).digest()
     return before
-
-
-def _empty(forecaster: Forecaster) -> np.ndarray:
-    return np.empty((0, len(forecaster.columns.names)))
