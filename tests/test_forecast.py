@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import streamgrad as sg
+from streamgrad.forecast._scores import Scores
 from streamgrad.tasks.encoding import Encoder
 from streamgrad.tasks.floors import FORGETTING, PRIOR, Floors
-from streamgrad.tasks.scores import Scores
 
 RNG = np.random.default_rng(0)
 

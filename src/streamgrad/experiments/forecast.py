@@ -17,13 +17,13 @@ from .. import cells, losses
 from .._compile import compiler_options
 from ..algorithms import NAMED
 from ..data import SERIES, open_source
+from ..forecast._scores import Scores
 from ..learner import Learner
 from ..nn import Sequential
 from ..readout import RLS, Readout
 from ..recurrent import Recurrent
 from ..tasks.encoding import Encoded, Encoder
 from ..tasks.floors import Floors
-from ..tasks.scores import Scores
 from ._algorithms import algorithm, known
 from ._experiment import Experiment, Recorder, Row, Trial
 from ._settings import at_least, positive, some, within
@@ -173,7 +173,7 @@ def _nrmse(settings: Settings, encoded: Encoded, outputs: np.ndarray, begin: int
     scores(encoded.truth[:begin], forecasts[:begin])
     scores.restart()
     scores(encoded.truth[begin:stop], forecasts[begin:stop])
-    return list(scores.nrmse(part=True).values())
+    return list(scores.nrmse("part").values())
 
 
 def _write(recorder, settings, encoded, outputs, seeds, begin, stop):

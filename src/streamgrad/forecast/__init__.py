@@ -1,7 +1,7 @@
 """Forecast streams: a forecaster that learns from every row, with intervals and a measure of surprise."""
 
 from ._backtest import backtest as backtest
-from ._columns import RowError as RowError
+from ._cells import RowError as RowError
 from ._forecaster import Forecaster as Forecaster
 from ._journal import JournalError as JournalError, plain as plain, to_parquet as to_parquet
 from ._learners import Net as Net

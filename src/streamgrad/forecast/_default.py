@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._compile import compiler_options
 from ..train._mixing import Mixed, Mixing, MixingState
 from ._encoder import Encoded, Encoder
 from ._experts import Expert, Learning
-
-MOST = 4 * 2**30  # bytes
+from ._portions import Portions, Program
 
 
 class Memory(NamedTuple):
@@ -29,14 +27,12 @@ class Memory(NamedTuple):
     rows: Array
 
 
-class Default:
+class Default(Portions):
     """Forecasts of encoded rows: of each expert, of both combinations, and of their mixture, which is the last column.
 
     - `experts`: by name; `encoder`: what the rows were encoded by;
     - `beside`: experts that are no part of the mixture, to be compared with.
     """
-
-    portion = 64
 
     def __init__(
         self,
@@ -47,84 +43,30 @@ class Default:
         seed: int = 0,
     ):
         beside = beside or {}
-        self.encoder, self.names = encoder, (*beside, *experts, "weighted", "stacked", "mixture")
-        self.experts = tuple(experts)
+        self.names = (*beside, *experts, "weighted", "stacked", "mixture")
         parts = tuple((name, part.start, part.stop) for name, part in encoder.parts.items())
-        every = (*beside.values(), *experts.values())
-        affordable(every, encoder.size, encoder.horizon)
-        self._program = _program(every, len(beside), parts, encoder.horizon, self.portion)
-        self._key = jax.random.key(seed)
-        self.memory = self._program.init(self._key)
-        self._dtype = np.dtype(jnp.result_type(float))
-        self._blocks = np.zeros((2, encoder.size), bool)
-        for which, name in enumerate(("short", "long")):
-            self._blocks[which, encoder.parts[name]] = True
+        program = _program((*beside.values(), *experts.values()), len(beside), parts, encoder.horizon)
+        super().__init__(program, encoder, tuple(experts), (*beside, *experts), seed)
 
     def __call__(self, encoded: Encoded) -> Float[np.ndarray, "n methods"]:
         """Learn from n rows in turn and forecast from each."""
-        n, out = len(encoded.learn), []
-        ends = {*range(self.portion, n, self.portion), n, *np.flatnonzero(encoded.anew.any(axis=1)).tolist()} - {0}
-        for begin, end in zip([0, *sorted(ends)], sorted(ends), strict=False):
-            if encoded.anew[begin].any():
-                gone = (encoded.anew[begin][:, None] & self._blocks).any(axis=0)
-                self.memory = self._program.anew(self.memory, gone)
-            rows = np.zeros((self.portion, self.encoder.size), self._dtype)
-            learn = np.full(self.portion, np.nan, self._dtype)
-            rows[: end - begin], learn[: end - begin] = encoded.inputs[begin:end], encoded.learn[begin:end]
-            self.memory, said = self._program.run(self.memory, rows, learn, end - begin)
-            out.append(np.asarray(said, float)[: end - begin])
-        return np.concatenate(out) if out else np.empty((0, len(self.names)))
-
-    def weights(self) -> dict[str, float]:
-        """How much each expert counts now in the weighted mean."""
-        weights = self._program.weights(self.memory.mixing)
-        return dict(zip(self.experts, np.asarray(weights, float).tolist(), strict=True))
-
-    def warnings(self) -> list[str]:
-        """Experts whose weights are not finite any more."""
-        finite = lambda known: all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(known.arrays))
-        names = (*self.names[: self._program.beside], *self.experts)
-        lost = [name for name, known in zip(names, self.memory.experts, strict=True) if not finite(known)]
-        return [f"{name} has weights that are not finite: it is left out, and does not recover." for name in lost]
-
-    def restart(self) -> None:
-        """Keep what was learned, and forget the stream: states of nets, and what waits for its target."""
-        self.memory = self._program.restart(self.memory, self._key)
-
-
-def affordable(experts: Sequence[Expert], size: int, horizon: int) -> None:
-    """Raise `ValueError` for experts whose memory a machine cannot hold: a readout learns a covariance of all it sees,
-    and each of the newest `horizon` rows waits with its `size` inputs."""
-    readouts = [expert.lags + expert.units for expert in experts]
-    needed = 4 * (horizon * size + sum(n * n for n in readouts))
-    if needed > MOST:
-        raise ValueError(
-            f"lags and units: the forecaster would take {needed:,} bytes, and at most {MOST:,} are allowed: a readout "
-            f"on n lags and units keeps n² numbers, here with n = {max(readouts):,}; and {horizon:,} rows wait for "
-            "their truth. Take fewer lags, fewer units, or a shorter horizon."
-        )
+        return self.learned(encoded.anew, encoded.inputs, encoded.learn)
 
 
 @functools.lru_cache(maxsize=8)
-def _program(experts: Sequence[Expert], beside: int, parts: tuple, horizon: int, portion: int) -> Program:
+def _program(experts: Sequence[Expert], beside: int, parts: tuple, horizon: int) -> OneHorizon:
     """One compiled program for all series."""
-    return Program(experts, beside, {name: slice(*ends) for name, *ends in parts}, horizon, portion)
+    return OneHorizon(experts, beside, {name: slice(*ends) for name, *ends in parts}, horizon)
 
 
-class Program:
-    """Pure functions of a memory, compiled. The first `beside` experts are no part of the mixture."""
+class OneHorizon(Program):
+    """One horizon. The first `beside` experts are no part of the mixture."""
 
-    def __init__(self, experts: Sequence[Expert], beside: int, parts: Mapping[str, slice], horizon: int, portion: int):
-        self.horizon, self.portion, self.beside = horizon, portion, beside
-        self.size = max(part.stop for part in parts.values())
-        self.experts = tuple(Learning(expert, parts, horizon) for expert in experts)
+    def __init__(self, experts: Sequence[Expert], beside: int, parts: Mapping[str, slice], horizon: int):
+        self.horizon, self.beside = horizon, beside
         self.mixing = Mixing(horizon=float(horizon))
-        options = compiler_options()
-        self.init = jax.jit(self._init)
-        self.run = jax.jit(self._run, donate_argnums=0, compiler_options=options)
-        self.anew = jax.jit(self._anew, donate_argnums=0)
-        self.restart = jax.jit(self._restart, donate_argnums=0)
-        self.weights = jax.jit(self._weights)
+        size = max(part.stop for part in parts.values())
+        super().__init__([Learning(expert, parts, horizon) for expert in experts], size, len(experts) + 3)
 
     def _init(self, key) -> Memory:
         count = len(self.experts) - self.beside
@@ -157,26 +99,5 @@ class Program:
         said = [*said[: self.beside], *made.experts, *made.both, made.forecast]
         return memory, jnp.stack(said)
 
-    def _run(self, memory: Memory, rows: Array, learn: Array, n: Any) -> tuple[Memory, Array]:
-        def body(t, carry):
-            memory, out = carry
-            memory, said = self._step(memory, rows[t], learn[t])
-            return memory, out.at[t].set(said)
-
-        out = jnp.zeros((self.portion, len(self.experts) + 3))
-        return jax.lax.fori_loop(0, n, body, (memory, out))
-
     def _weights(self, mixing: MixingState) -> Array:
         return self.mixing.weights(mixing, jnp.zeros(len(self.experts) - self.beside))
-
-    def _restart(self, memory: Memory, key) -> Memory:
-        fresh = self._init(key)
-        experts = tuple(
-            known._replace(carry=new.carry, serving=new.serving)
-            for known, new in zip(memory.experts, fresh.experts, strict=True)
-        )
-        return fresh._replace(experts=experts, mixing=memory.mixing)
-
-    def _anew(self, memory: Memory, columns: Array) -> Memory:
-        experts = tuple(e.anew(known, columns) for e, known in zip(self.experts, memory.experts, strict=True))
-        return memory._replace(experts=experts, inputs=jnp.where(columns, 0, memory.inputs))

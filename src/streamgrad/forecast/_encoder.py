@@ -98,6 +98,11 @@ class Encoder:
             "anew": np.zeros(2, bool),  # to be said with the next row
         }
 
+    def restart(self) -> None:
+        """Forget the stream, but not its periods: weights of seasons were learned for these."""
+        fresh = Encoder(self.columns, lags=self.lags, horizon=self.horizon, period=self.period)
+        self.state = fresh.state | {"periods": self.state["periods"]}
+
     def __call__(self, rows: Float[np.ndarray, "n columns"]) -> Encoded:
         """Encode the next n rows and remember what the rows after them need."""
         parts, at = [], 0

@@ -18,14 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .. import cells, wiring
 from .._inference import inference
 from .._static import Static
 from ..algorithms import Frozen, algorithm
 from ..recurrent import Recurrent
-from ..train import Kalman
+from ..train import Kalman, KalmanState
 from ..train._filter import split
 
 FEATURES, OTHERS = 0.03, 0.01  # prior variances of readout weights
@@ -209,21 +209,36 @@ class Learning:
     def anew(self, known: Known, columns: Array) -> Known:
         """Begin anew with the weights of some columns (bool, over all of x), which mean something else now."""
         model = eqx.combine(known.arrays, self.static)
-        seen = model.columns[1].value
-        features = len(model.weight) - 1 - len(seen)
-        gone = jnp.concatenate([jnp.zeros(features, bool), columns[seen], jnp.zeros(1, bool)])
-        weight = jnp.where(gone, 0, model.weight)
+        gone = weights_of(columns, model)
         trained, _ = self.trained(known.arrays)
-        marked = eqx.tree_at(lambda m: m.weight, jax.tree.map(jnp.zeros_like, trained), gone.astype(weight.dtype))
-        packed = known.filter.blocks.pack(jax.tree.map(lambda leaf: leaf[None], marked), weight.dtype)
-
-        def fresh(covariance, gone):
-            alone = jax.vmap(jnp.diag)(jnp.where(gone, OTHERS, 0.0))
-            return jnp.where(gone[:, :, None] | gone[:, None, :], 0, covariance) + alone.astype(covariance.dtype)
-
-        covariance = known.filter.covariance
-        masks = [part[0] > 0 for part in split(covariance, packed)]
+        marked = eqx.tree_at(lambda m: m.weight, jax.tree.map(jnp.zeros_like, trained), gone.astype(model.weight.dtype))
         return known._replace(
-            arrays=eqx.tree_at(lambda m: m.weight, known.arrays, weight),
-            filter=eqx.tree_at(lambda f: f.covariance, known.filter, tuple(map(fresh, covariance, masks))),
+            arrays=eqx.tree_at(lambda m: m.weight, known.arrays, jnp.where(gone, 0, model.weight)),
+            filter=begun_anew(known.filter, marked),
         )
+
+    def weights(self, known: Known) -> Any:
+        """What it has learned."""
+        return known.arrays
+
+
+def weights_of(columns: Bool[Array, " columns"], model: Readout) -> Bool[Array, " size"]:
+    """Which weights of a readout belong to some columns of x."""
+    seen = model.columns[1].value
+    features = jnp.zeros(len(model.weight) - 1 - len(seen), bool)
+    return jnp.concatenate([features, columns[seen], jnp.zeros(1, bool)])
+
+
+def begun_anew(filter: KalmanState, marked: PyTree[Array]) -> KalmanState:
+    """A filter that begins anew with some weights of a readout: `marked` has the form of the trained parameters, and is
+    not 0 there."""
+    dtype = filter.noise.dtype
+    packed = filter.blocks.pack(jax.tree.map(lambda leaf: leaf[None].astype(dtype), marked), dtype)
+
+    def fresh(covariance, marked):
+        gone = marked[0] > 0
+        alone = jax.vmap(jnp.diag)(jnp.where(gone, OTHERS, 0.0))
+        return jnp.where(gone[:, :, None] | gone[:, None, :], 0, covariance) + alone.astype(covariance.dtype)
+
+    covariance: Any = filter.covariance
+    return eqx.tree_at(lambda f: f.covariance, filter, tuple(map(fresh, covariance, split(covariance, packed))))

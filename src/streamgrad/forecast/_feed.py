@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._columns import Columns, RowError
+from ._cells import RowError
+from ._columns import Columns
 
 if TYPE_CHECKING:
     from ..data import Source

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .. import checkpoint
-from ._columns import Clock
+from ._clock import Clock
 from ._history import History
 from ._interrupt import uninterrupted
 from ._learners import Net

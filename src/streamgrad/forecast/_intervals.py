@@ -59,6 +59,11 @@ class Intervals:
         }
         self._ordered: tuple[np.ndarray, list[float]] | None = None  # a window, and what is in it in order
 
+    def restart(self) -> None:
+        """Keep how wide intervals are; forget the forecasts that are not due yet."""
+        for name in ("pending", "sizes"):
+            self.state[name] = np.full_like(self.state[name], np.nan)
+
     def __call__(
         self, residuals: Float[np.ndarray, " n"]
     ) -> tuple[Float[np.ndarray, "n levels 2"], Float[np.ndarray, " n"]]:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ._cells import Classes
 from ._change import Change
-from ._columns import Classes
 from ._outcome_floors import Frequencies, Means, another
 from ._outcome_inputs import CLASSES, OutcomeInputs
 from ._outcome_net import OutcomeLearner

@@ -71,7 +71,7 @@ class PathTarget(OfNumbers):
         recent = np.concatenate([self.recent, np.stack([path, scale, encoded.truth], axis=1)])
         self.recent = recent[n:]
         came, paths = self._targets(recent, n)
-        said = self.learner(encoded.inputs, came, paths, encoded.anew)
+        said = self.learner(encoded, came, paths)
         made = encoded.base[:, None] + scale[:, None] * root * said
         ends = self._ends(encoded.truth, recent[:, 1], made)
         new = np.concatenate([made[..., None], ends.reshape(n, h, 2 * len(self.levels))], axis=-1)
@@ -179,15 +179,12 @@ class PathTarget(OfNumbers):
     def restart(self) -> None:
         """Keep what was learned and how wide intervals are; forget the stream, and all scores."""
         self.learner.restart()
-        old = self.encoder
-        fresh = Encoder(old.columns, lags=old.lags, horizon=self.steps, period=old.period)
-        self.encoder.state = fresh.state | {"periods": old.state["periods"]}
+        self.encoder.restart()
         self.naives = [Naive(step, self.period) for step in self.shown]
         self.naive = self.naives[-1]
         self.change = Change(1)
         for intervals in self.intervals:
-            for name in ("pending", "sizes"):
-                intervals.state[name] = np.full_like(intervals.state[name], np.nan)
+            intervals.restart()
         self.recent, self.pending = np.full_like(self.recent, np.nan), np.full_like(self.pending, np.nan)
         self.floors = [np.full_like(floor, np.nan) for floor in self.floors]
         self.forget_scores()

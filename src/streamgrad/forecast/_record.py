@@ -17,7 +17,8 @@ import numpy as np
 
 from .. import checkpoint
 from ..data import Extremes, Source, SourceError
-from ._columns import Columns, RowError
+from ._cells import RowError
+from ._columns import Columns
 from ._feed import PORTION, ahead_of, converters, with_ahead
 from ._forecaster import Forecaster
 from ._journal import Journal

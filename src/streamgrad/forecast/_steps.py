@@ -22,12 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._compile import compiler_options
 from .._inference import inference
 from ..train import Kalman
 from ..train._mixing import Mixed, Mixing, MixingState
-from ._encoder import Encoder
-from ._experts import OTHERS, Expert, build
+from ._encoder import Encoded, Encoder
+from ._experts import OTHERS, Expert, begun_anew, build, weights_of
+from ._portions import Portions, Program
 
 CLIP, SLOW, SMALLEST = 3.0, 0.01, 1e-3  # of errors: standard deviations that count, weight of a row, least square
 
@@ -64,7 +64,7 @@ class Shared:
         arrays, self.static = eqx.partition(self._build(jax.random.key(0)), eqx.is_array)
         self.size = arrays.weight.shape[0]
         self.kalman = Kalman(
-            prior=lambda model: model * 0 + self._prior(),
+            prior=OTHERS,
             forgetting=expert.forgetting,
             noise=1.0,
             noise_decay=1.0,
@@ -73,9 +73,6 @@ class Shared:
 
     def _build(self, key):
         return build(self.expert, self.parts, key=key)
-
-    def _prior(self):
-        return np.full(self.size, OTHERS)
 
     def init(self, key: PRNGKeyArray) -> Known:
         """Before the first row: every step says the last value."""
@@ -121,33 +118,22 @@ class Shared:
 
     def anew(self, known: Known, columns: Array) -> Known:
         """Begin anew with the weights of some columns (bool, over all of x), which mean something else now."""
-        model = eqx.combine(known.arrays, self.static)
-        seen = model.columns[1].value
-        before = jnp.zeros(self.size - 1 - len(seen), bool)
-        gone = jnp.concatenate([before, columns[seen], jnp.zeros(1, bool)])
-        (covariance,) = known.filter.covariance
-        fresh = jnp.where(gone[:, None] | gone[None, :], 0, covariance[0]) + jnp.diag(jnp.where(gone, OTHERS, 0.0))
-        return known._replace(
-            weight=jnp.where(gone, 0, known.weight),
-            filter=eqx.tree_at(lambda f: f.covariance, known.filter, (fresh[None].astype(covariance.dtype),)),
-        )
+        gone = weights_of(columns, eqx.combine(known.arrays, self.static))
+        return known._replace(weight=jnp.where(gone, 0, known.weight), filter=begun_anew(known.filter, gone))
+
+    def weights(self, known: Known) -> Any:
+        """What it has learned."""
+        return known.weight
 
 
-class Program:
-    """Pure functions of a memory, compiled."""
+class EveryStep(Program):
+    """All steps of a path: the experts, and the last value, mixed for each."""
 
-    def __init__(self, experts: Sequence[Expert], parts: Mapping[str, slice], steps: int, portion: int):
-        self.steps, self.portion = steps, portion
-        self.size = max(part.stop for part in parts.values())
-        self.experts = tuple(Shared(expert, parts, steps) for expert in experts)
-        self.count = len(experts) + 1  # and the last value
+    def __init__(self, experts: Sequence[Expert], parts: Mapping[str, slice], steps: int):
+        self.steps, self.count = steps, len(experts) + 1
         self.mixing = jax.vmap(lambda h: Mixing(horizon=h))(jnp.arange(1.0, steps + 1))
-        options = compiler_options()
-        self.init = jax.jit(self._init)
-        self.run = jax.jit(self._run, donate_argnums=0, compiler_options=options)
-        self.anew = jax.jit(self._anew, donate_argnums=0)
-        self.restart = jax.jit(self._restart, donate_argnums=0)
-        self.weights = jax.jit(self._weights)
+        size = max(part.stop for part in parts.values())
+        super().__init__([Shared(expert, parts, steps) for expert in experts], size, steps)
 
     def _init(self, key) -> Memory:
         keys = jax.random.split(key, len(self.experts))
@@ -181,24 +167,6 @@ class Program:
         memory = Memory(tuple(experts), inputs, pending, mixing, memory.rows + 1)
         return memory, made.forecast
 
-    def _run(self, memory: Memory, rows: Array, came: Array, paths: Array, n: Any) -> tuple[Memory, Array]:
-        def body(t, carry):
-            memory, out = carry
-            memory, said = self._step(memory, rows[t], came[t], paths[t])
-            return memory, out.at[t].set(said)
-
-        return jax.lax.fori_loop(0, n, body, (memory, jnp.zeros((self.portion, self.steps))))
-
-    def _anew(self, memory: Memory, columns: Array) -> Memory:
-        experts = tuple(e.anew(known, columns) for e, known in zip(self.experts, memory.experts, strict=True))
-        return memory._replace(experts=experts, inputs=jnp.where(columns, 0, memory.inputs))
-
-    def _restart(self, memory: Memory, key) -> Memory:
-        fresh = self._init(key)
-        both = zip(memory.experts, fresh.experts, strict=True)
-        experts = tuple(known._replace(carry=new.carry, serving=new.serving) for known, new in both)
-        return fresh._replace(experts=experts, mixing=memory.mixing)
-
     def _weights(self, mixing: MixingState) -> Array:
         """Of each expert, the mean over the steps."""
         zeros = jnp.zeros((self.steps, self.count))
@@ -206,64 +174,21 @@ class Program:
 
 
 @functools.lru_cache(maxsize=8)
-def program(experts: Sequence[Expert], parts: tuple, steps: int, portion: int) -> Program:
+def _program(experts: Sequence[Expert], parts: tuple, steps: int) -> EveryStep:
     """One compiled program for all series."""
-    return Program(experts, {name: slice(*ends) for name, *ends in parts}, steps, portion)
+    return EveryStep(experts, {name: slice(*ends) for name, *ends in parts}, steps)
 
 
-class Paths:
-    """Paths of encoded rows: what a mixture of experts says of each of the next `steps` rows."""
-
-    portion = 64
+class Paths(Portions):
+    """Paths of encoded rows: what a mixture of experts says of each of the next rows, as many as the horizon has."""
 
     def __init__(self, experts: Mapping[str, Expert], encoder: Encoder, *, seed: int = 0):
-        self.encoder, self.experts, self.steps = encoder, (*experts, "last value"), encoder.horizon
         parts = tuple((name, part.start, part.stop) for name, part in encoder.parts.items())
-        self._program = program(tuple(experts.values()), parts, self.steps, self.portion)
-        self._key = jax.random.key(seed)
-        self.memory = self._program.init(self._key)
-        self._dtype = np.dtype(jnp.result_type(float))
-        self._blocks = np.zeros((2, encoder.size), bool)
-        for which, name in enumerate(("short", "long")):
-            self._blocks[which, encoder.parts[name]] = True
+        program = _program(tuple(experts.values()), parts, encoder.horizon)
+        super().__init__(program, encoder, (*experts, "last value"), tuple(experts), seed)
 
     def __call__(
-        self,
-        inputs: Float[np.ndarray, "n size"],
-        came: Float[np.ndarray, "n steps"],
-        paths: Float[np.ndarray, "n steps"],
-        anew: np.ndarray,
+        self, encoded: Encoded, came: Float[np.ndarray, "n steps"], paths: Float[np.ndarray, "n steps"]
     ) -> Float[np.ndarray, "n steps"]:
-        """Learn from n rows in turn and forecast from each."""
-        n, out = len(inputs), []
-        ends = {*range(self.portion, n, self.portion), n, *np.flatnonzero(anew.any(axis=1)).tolist()} - {0}
-        for begin, end in zip([0, *sorted(ends)], sorted(ends), strict=False):
-            if anew[begin].any():
-                gone = (anew[begin][:, None] & self._blocks).any(axis=0)
-                self.memory = self._program.anew(self.memory, gone)
-            padded = []
-            for values, fill in ((inputs, 0.0), (came, np.nan), (paths, np.nan)):
-                room = np.full((self.portion, values.shape[1]), fill, self._dtype)
-                room[: end - begin] = values[begin:end]
-                padded.append(room)
-            self.memory, said = self._program.run(self.memory, *padded, end - begin)
-            out.append(np.asarray(said, float)[: end - begin])
-        return np.concatenate(out) if out else np.empty((0, self.steps))
-
-    def weights(self) -> dict[str, float]:
-        """How much each expert counts now in the weighted mean, on average over the steps."""
-        weights = self._program.weights(self.memory.mixing)
-        return dict(zip(self.experts, np.asarray(weights, float).tolist(), strict=True))
-
-    def restart(self) -> None:
-        """Keep what was learned, and forget the stream."""
-        self.memory = self._program.restart(self.memory, self._key)
-
-    def warnings(self) -> list[str]:
-        """Experts whose weights are not finite any more."""
-        lost = [
-            name
-            for name, known in zip(self.experts, self.memory.experts, strict=False)
-            if not np.isfinite(known.weight).all()
-        ]
-        return [f"{name} has weights that are not finite: it is left out, and does not recover." for name in lost]
+        """Learn from n rows in turn and forecast from each. `came`, `paths`: as `EveryStep` takes them."""
+        return self.learned(encoded.anew, encoded.inputs, came, paths)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ._change import Change
-from ._default import Default, affordable
+from ._default import Default
 from ._encoder import Encoder
 from ._experts import Expert
 from ._intervals import Intervals
@@ -157,9 +157,7 @@ class Target(OfNumbers):
         levels: tuple[float, ...],
         seed: int,
     ):
-        every = (*experts.values(), *beside.values())
-        lags = max(expert.lags for expert in every)
-        affordable(every, columns + lags, horizon)
+        lags = max(expert.lags for expert in (*experts.values(), *beside.values()))
         self.horizon, self.levels = horizon, levels
         self.encoder = Encoder(columns, lags=lags, horizon=horizon, period=period)
         self.learner = Default(experts, self.encoder, beside=beside, seed=seed)
@@ -210,12 +208,10 @@ class Target(OfNumbers):
     def restart(self) -> None:
         """Keep what was learned and how wide intervals are; forget the stream, and all scores."""
         self.learner.restart()
-        fresh = Encoder(self.encoder.columns, lags=self.encoder.lags, horizon=self.horizon, period=self.encoder.period)
-        # Weights of seasons were learned for these periods.
-        self.encoder.state = fresh.state | {"periods": self.encoder.state["periods"]}
+        self.encoder.restart()
         self.naive = Naive(self.horizon, self.naive.period)
         self.change = Change(self.horizon)
-        self.intervals.state["pending"] = np.full_like(self.intervals.state["pending"], np.nan)
+        self.intervals.restart()
         self.pending = np.full_like(self.pending, np.nan)
         self.forget_scores()
 
