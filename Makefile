@@ -1,7 +1,7 @@
 # Two commands do all set-up on a machine that has only Python (3.11 or newer) and make:
 #   make learn    learn a forecaster from a real stream
-#   make test     lint, types, documentation and tests
-# Both keep what they install in .venv and are fast the second time.
+#   make test     lint, types, documentation and tests (make test-all: with every pair of cell and algorithm)
+# All keep what they install in .venv and are fast the second time.
 
 PYTHON  ?= python3
 WORKERS ?= 2
@@ -10,7 +10,7 @@ OUT     ?= runs/pedestrians
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet
 
-.PHONY: help learn test lint types docs tests format clean
+.PHONY: help learn test test-all lint types docs tests tests-all format clean
 
 help:
 	@sed -n '1,4s/^# //p' Makefile
@@ -19,6 +19,8 @@ learn: .venv/.learn
 	$(BIN)/streamgrad learn pedestrians --beside adam frozen --out $(OUT) --overwrite
 
 test: lint types docs tests
+
+test-all: lint types docs tests-all
 
 lint: .venv/.all
 	$(BIN)/ruff check .
@@ -31,6 +33,9 @@ docs: .venv/.all
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 tests: .venv/.all
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not full"
+
+tests-all: .venv/.all
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 format: .venv/.all

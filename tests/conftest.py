@@ -5,6 +5,7 @@ The settings go through `jax.config` and not the environment, so that a test tha
 """
 
 import typing
+import zlib
 
 import jax
 import pytest
@@ -31,6 +32,24 @@ def _compiled_once(tmp_path_factory):
 
 
 def pytest_collection_modifyitems(items):
-    """Files of few and long tests first: a worker that got one last would go on alone."""
+    for item in _pairs_seen_before(items):
+        item.add_marker(pytest.mark.full)
+    # Files of few and long tests first: a worker that got one last would go on alone.
     long = ("test_docs", "test_experiments", "test_snap_experiments", "test_compare", "test_learn", "test_unroll")
     items.sort(key=lambda item: item.path.stem not in long)
+
+
+def _pairs_seen_before(items):
+    """Of each test marked `cross`, the items whose class and parameters all occur in others that are kept.
+
+    Items are looked at in an order without meaning but always the same, so that the pairs that are kept are mixed."""
+    seen = set()
+    crossed = [item for item in items if item.get_closest_marker("cross")]
+    for item in sorted(crossed, key=lambda item: zlib.crc32(item.nodeid.encode())):
+        given = item.callspec.params if hasattr(item, "callspec") else {}
+        parts = item.cls.__name__.split("-") if item.cls else [""]  # TestGRU-sparse is one of GRU and one of sparse
+        values = {("class", part) for part in parts} | {(name, str(given[name])) for name in given}
+        new = {(item.path, item.originalname, *value) for value in values} - seen
+        seen |= new
+        if not new:
+            yield item

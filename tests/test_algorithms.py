@@ -57,6 +57,7 @@ def test_a_biased_mean_is_noticed(monkeypatch):
     assert np.abs(found).max() > 2 * oracles.bound(found)
 
 
+@pytest.mark.full
 def test_random_sketches_differ_in_spread_as_published():
     """UORO varies most, then one Kronecker product, then a sum of them."""
     rnn, spread = cell_of(sg.cells.Vanilla, units=6), {}

@@ -323,6 +323,7 @@ def case(request):
     jax.clear_caches()  # compiled programs of one row are of no use to the next
 
 
+@pytest.mark.cross
 class Conformance:
     """The tests of one row. Every row is a class of its own, so that a test process has it to itself."""
 

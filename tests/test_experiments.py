@@ -76,6 +76,7 @@ def _limit(name, hops):
     return block + hops - (".norm" in name)
 
 
+@pytest.mark.full
 def test_credit_over_hops_is_an_influence_cut_off_above_some_layer():
     rng, model, hops = np.random.default_rng(0), deep(3), 1
     xs, ws = jnp.asarray(rng.normal(size=(6, 2))), jnp.asarray(rng.normal(size=(6, 2)))
@@ -162,6 +163,7 @@ def test_a_killed_run_goes_on_to_the_same_results(tmp_path):
     assert header["finished"] and header["config"]["training"]["updates"] == 6
 
 
+@pytest.mark.full
 def test_a_killed_run_of_a_network_that_grows_goes_on_to_the_same_results(tmp_path):
     """Killed within the second stage: the state that is loaded has grown."""
     experiment = EXPERIMENTS["trace-patterning"]

@@ -18,6 +18,7 @@ def allocated(tree):
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.cross
 @pytest.mark.parametrize("blocks", ["full", "layer", "unit", "diagonal", 4])
 @pytest.mark.parametrize("options", [{}, {"streams": 3, "update_every": 2}])
 def test_a_filters_bytes_are_those_allocated(blocks, options):

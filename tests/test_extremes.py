@@ -116,9 +116,9 @@ def _lasting(errors, warnings) -> list[str]:
     return found
 
 
-# One of each kind of state in every run of the tests, the others among the slow ones.
+# One of each kind of state in every run of the tests, the others in the full one.
 QUICK = {"Normalise", "RLS", "LowPass", "sg rmsprop", "momentum", "LSTM"}
-EACH = [part if part in QUICK else pytest.param(part, marks=pytest.mark.slow) for part in PARTS]
+EACH = [part if part in QUICK else pytest.param(part, marks=pytest.mark.full) for part in PARTS]
 
 
 @pytest.mark.parametrize("part", EACH)

@@ -101,7 +101,11 @@ def fleet(name="adam", **options):
     return sg.Fleet.of(kernel(name), **options)
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+QUICK = {"adam", "kalman"}
+EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in LEARNERS]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_a_fleet_is_a_dictionary_of_learners(name):
     make, update, options = LEARNERS[name]
     stream = rows(120)

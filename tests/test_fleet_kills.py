@@ -14,7 +14,7 @@ PACKAGE = Path(sg.__file__).parent.parent
 COMMAND = PACKAGE.parent / "benchmarks" / "fleet" / "kills.py"
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_kills_change_no_byte(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(PACKAGE)}
     command = [sys.executable, str(COMMAND), "--kills", "2", "--rows", "6000", "--out", str(tmp_path)]

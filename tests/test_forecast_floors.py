@@ -49,6 +49,7 @@ def test_the_past_reference_stays_what_it_was():
     )
 
 
+@pytest.mark.cross
 @pytest.mark.parametrize("name", floors.floors((24,)))
 @pytest.mark.parametrize("horizon", [1, 5])
 def test_no_floor_sees_the_future(name, horizon):
@@ -65,4 +66,4 @@ def test_a_fair_start_survives_wild_rows_and_a_stuck_sensor():
     y = np.concatenate([[-9999.0] * 3, _series(600), [20.0] * 2000, _series(600, seed=2)])
     said = floors.rls(y, 2, 8)
     error = np.abs(said[:-2] - y[2:])
-    assert np.nanmedian(error[250:600]) < 0.3 and np.nanmax(error[-500:]) < 2 and error[700:2500].max() < 1e-3
+    assert np.nanmedian(error[250:600]) < 0.3 and np.nanmax(error[-500:]) < 2 and error[700:2500].max() < 5e-3

@@ -56,6 +56,7 @@ LAYERS = [
         "explain",
         "check",
         "estimators",
+        "session",
     },
     {"bench", "compare", "data", "checkpoint", "fleet", "sharding", "tasks", "forecast", "experiments"},
     {"cli", "report"},

@@ -301,7 +301,7 @@ def test_live_rows_are_learned_from_as_they_arrive(tmp_path):
     np.testing.assert_array_equal(_table(out)["truth"], [1, 2, 0, 1, 2, 2, 0, 2])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_first_run_beats_the_floors_on_hourly_temperatures(tmp_path):
     pytest.importorskip("vega_datasets")
     out = tmp_path / "run"

@@ -51,7 +51,7 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names} | {newest.name: newest.read_bytes()}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_killed_and_resumed_is_bit_identical(tmp_path):
     source, whole, broken = tmp_path / "s.csv", tmp_path / "whole", tmp_path / "broken"
     environment = _environment(tmp_path / "cache")

@@ -275,6 +275,7 @@ TINY = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", TINY)
 def test_a_killed_run_goes_on_to_the_same_results(name, tmp_path):
     settings = dataclasses.replace(EXPERIMENTS[name].quick, **TINY[name])

@@ -118,7 +118,7 @@ def _files(folder):
     return sum("atime" not in path.name for path in folder.rglob("*-cache"))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_warm_start_gives_the_same_bytes(tmp_path):
     """The programs lie among the user's caches, unless JAX's own variable says otherwise."""
     path, user, own = _csv(tmp_path / "a.csv", VALUES), tmp_path / "user", tmp_path / "own"

@@ -23,6 +23,14 @@ def compiler_options(*, batched: bool = False) -> dict[str, str]:
     return {name: value for name, value in wanted.items() if _known(name, value)}
 
 
+@functools.cache
+def in_turn() -> dict[str, str]:
+    """The option for a CPU that makes a loop's operations run one after another, and in one thread: what is so small
+    that handing it to another thread takes longer than the work."""
+    name, value = "xla_cpu_scheduler_type", "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+    return {name: value} if jax.default_backend() == "cpu" and _known(name, value) else {}
+
+
 def _known(name: str, value: str) -> bool:
     try:
         jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()

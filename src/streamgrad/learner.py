@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -25,6 +25,9 @@ from ._trees import as_arrays, described, lengths, shapes, signature
 from .estimators import Estimator
 from .nn import check_unroll
 from .train import Descent, Filter, Kalman, Loss, Memory, Program, Skip, Window, check, family
+
+if TYPE_CHECKING:
+    from .session import Loop, Session
 
 
 class Learner:
@@ -153,6 +156,7 @@ class Learner:
         self._run_within = jax.jit(self._packed_run)
         self._checked: set = set()
         self._packings: dict[Packing, Packing] = {}
+        self.loops: dict[Any, Any] = {}
 
     @staticmethod
     def _check_estimator(model, estimator, streams, chunked) -> None:
@@ -240,6 +244,29 @@ class Learner:
             refuse_consumed(st, CALL)
             raise
         return st, outs if room == length else first(outs, length)
+
+    def session(self, st: LearnerState, *, native: bool | None = None) -> Session:
+        """Step from Python, row by row, at the price of the step itself: see `streamgrad.session.Session`.
+        Consumes `st`."""
+        from .session import Session
+
+        return Session(self, st, native=native)
+
+    def resident(self, st: LearnerState, x: Any, target: Any, *, reset: Any = False) -> tuple[LearnerState, Loop]:
+        """What a session holds in its loop."""
+        from .session import Loop
+
+        st = self._opened(st, x, target)
+        refuse_consumed(st, CALL)
+
+        def turn(memory: Memory, row: tuple):
+            x, target, more = row
+            memory, told = self._one(memory, x, target, more.get("reset", jnp.array(False)))
+            return memory, Output(*told)
+
+        pack = lambda memory: LearnerState(st.packing.pack(memory), st.packing)
+        options = compiler_options(batched=self._program.streams is not None)
+        return st, Loop(turn, lambda st: st.memory, pack, lambda st: st, options)
 
     def grow(self, st: LearnerState, *, key: PRNGKeyArray | None = None) -> tuple[Learner, LearnerState]:
         """A learner whose model has grown by a stage (`sg.nn.Constructive`), and its state: what is new starts fresh,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .. import _health as health
+from .._compile import compiler_options
 from .._growth import grown
 from .._memory import fitted, is_algorithm
 from .._owned import owned
@@ -24,6 +25,9 @@ from ..train import Filter, Kalman, Memory, Predicted, Program, TemporalDifferen
 from ._checks import check_share
 from ._compiled import Compiled
 from ._state import Form, Parts, TDState, is_traced
+
+if TYPE_CHECKING:
+    from ..session import Loop, Session
 
 
 class TDOutput(NamedTuple):
@@ -129,6 +133,7 @@ class TDLambda:
         batched = streams is not None
         self._step, self._run = Compiled(self._packed_one, batched=batched), Compiled(self._many, batched=batched)
         self._checked: set = set()
+        self.loops: dict[Any, Any] = {}
         self._forms: dict[Form, Form] = {}
         self._ask = jax.jit(lambda form, arrays, x: self._prediction(form.unpack(arrays), x), static_argnums=0)
 
@@ -164,6 +169,38 @@ class TDLambda:
         arrays, out = self._step(form, st.to_consume(arrays), now)
         st.consumed = True
         return st.followed_by(form, arrays), out
+
+    def session(self, st: TDState, *, native: bool | None = None) -> Session:
+        """Step from Python, row by row, at the price of the step itself: see `streamgrad.session.Session`. A step takes
+        gamma, lam and reset by name. Consumes `st`."""
+        from ..session import Session
+
+        return Session(self, st, native=native)
+
+    def resident(
+        self, st: TDState, x: Any, cumulant: Any, *, gamma: Any = None, lam: Any = None, reset: Any = None
+    ) -> tuple[Any, Loop]:
+        """What a session holds in its loop. Raises `TypeError` for a model that grows by itself."""
+        from ..session import Loop
+
+        st.refuse_consumed()
+        if due(st.memory.model) is not None:
+            raise TypeError(
+                "A session runs one compiled program, and this model grows by itself: call step or run instead."
+            )
+        form = Form(st.memory)
+        self._check(form, st, *_arrays(x, cumulant, gamma, lam, reset))
+        arrays = st.to_consume(eqx.filter(st.memory, eqx.is_array))
+        st.consumed = True
+
+        def turn(arrays, row):
+            x, cumulant, more = row
+            parts, out = self._one(form.join(arrays), (x, cumulant, *(more.get(n) for n in ("gamma", "lam", "reset"))))
+            return eqx.filter(parts, eqx.is_array), out
+
+        same = lambda arrays: arrays
+        options = compiler_options(batched=self.streams is not None)
+        return arrays, Loop(turn, same, same, lambda arrays: TDState(*form.join(arrays)), options)
 
     def run(
         self, st: TDState, xs: Any, cumulants: Any, *, gammas: Any = None, lams: Any = None, resets: Any = None

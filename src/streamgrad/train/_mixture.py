@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,9 @@ from .._compile import compiler_options
 from .._loop import loop
 from .._owned import owned
 from ._mixing import Mixed, Mixing
+
+if TYPE_CHECKING:
+    from ..session import Loop, Session
 
 
 class MixtureState(NamedTuple):
@@ -93,6 +96,7 @@ class Mixture:
         compiled = lambda call: jax.jit(call, donate_argnums=0, compiler_options=compiler_options())
         self._run, self._within = compiled(self._many), jax.jit(self._many)
         self._predict = jax.jit(self._asked)
+        self.loops: dict[Any, Any] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -129,6 +133,24 @@ class Mixture:
             state = self.init(key=state.key, like=jax.tree.map(lambda leaf: leaf[0], (xs, targets)))
         call = self._within if isinstance(state.place, Tracer) else self._run
         return call(state, (xs, targets), len(jax.tree.leaves(xs)[0]))
+
+    def session(self, state: MixtureState, *, native: bool | None = None) -> Session:
+        """Step from Python, row by row, at the price of the step itself: see `streamgrad.session.Session`.
+        Consumes `state`."""
+        from ..session import Session
+
+        return Session(self, state, native=native)
+
+    def resident(self, state: MixtureState, x: Any, target: Any) -> tuple[MixtureState, Loop]:
+        """What a session holds in its loop."""
+        from ..session import Loop
+
+        x, target = jax.tree.map(jnp.asarray, (x, target))
+        if state.made == ():
+            state = self.init(key=state.key, like=(x, target))
+        jax.eval_shape(self._one, state, x, target)
+        same = lambda state: state
+        return state, Loop(lambda state, row: self._one(state, *row[:2]), same, same, same, compiler_options())
 
     def predict(self, state: MixtureState, x: Any) -> Array:
         """The prediction for x after all that was seen. Changes nothing."""

@@ -1,0 +1,75 @@
+"""A row as one vector of 32-bit words, and back: on the device and in NumPy."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+WORD = np.dtype(np.uint32)
+
+
+class Unfit(TypeError):
+    """Numbers that no vector of words holds."""
+
+
+class Words:
+    """How the leaves of a tree lie in a vector of words. Numbers of 4 and 8 bytes lie as they are, booleans as 0 or 1.
+
+    `tree`: shapes and types. Raises `Unfit` for leaves of another type.
+    """
+
+    def __init__(self, tree: PyTree):
+        leaves, self.treedef = jax.tree.flatten(tree)
+        self.shapes = [(tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in leaves]
+        for _, dtype in self.shapes:
+            if dtype.kind not in "fiub" or (dtype.kind != "b" and dtype.itemsize not in (4, 8)):
+                raise Unfit(f"a row has numbers of 4 or 8 bytes, or booleans, got {dtype}")
+        sizes = [int(np.prod(shape)) * max(1, dtype.itemsize // 4) for shape, dtype in self.shapes]
+        ends = np.cumsum([0, *sizes]).tolist()
+        self.places, self.size = list(itertools.pairwise(ends)), ends[-1]
+
+    def of(self, tree: PyTree) -> Array:
+        """The vector of a tree on the device."""
+        leaves = [_words(jnp.asarray(leaf)) for leaf in self.treedef.flatten_up_to(tree)]
+        return jnp.concatenate([jnp.zeros(0, WORD), *leaves])
+
+    def tree(self, words: Array) -> PyTree:
+        """The tree of a vector on the device."""
+        leaves = [
+            _restored(words[start:end], shape, dtype)
+            for (start, end), (shape, dtype) in zip(self.places, self.shapes, strict=True)
+        ]
+        return jax.tree.unflatten(self.treedef, leaves)
+
+    def views(self, words: np.ndarray) -> list[np.ndarray]:
+        """The leaves within a vector of NumPy, which share its memory; booleans as words."""
+        return [
+            words[start:end].view(WORD if dtype.kind == "b" else dtype).reshape(shape)
+            for (start, end), (shape, dtype) in zip(self.places, self.shapes, strict=True)
+        ]
+
+    def read(self, views: list[np.ndarray]) -> PyTree:
+        """The tree of such views, copied."""
+        leaves = [
+            np.asarray(view != 0) if dtype.kind == "b" else view.copy()
+            for view, (_, dtype) in zip(views, self.shapes, strict=True)
+        ]
+        return jax.tree.unflatten(self.treedef, leaves)
+
+
+def _words(leaf):
+    if leaf.dtype.kind == "b":
+        return leaf.astype(WORD).reshape(-1)
+    return jax.lax.bitcast_convert_type(leaf, WORD).reshape(-1)
+
+
+def _restored(words, shape, dtype):
+    if dtype.kind == "b":
+        return (words != 0).reshape(shape)
+    if dtype.itemsize == 8:
+        words = words.reshape(-1, 2)
+    return jax.lax.bitcast_convert_type(words, dtype).reshape(shape)
