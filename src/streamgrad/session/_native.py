@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -13,7 +14,6 @@ import tempfile
 from pathlib import Path
 
 import jax
-import jaxlib
 
 SOURCE = Path(__file__).with_name("exchange.cc")
 #: The folder of the library, in the place of the user's caches.
@@ -23,7 +23,12 @@ TARGET = "streamgrad_exchange"
 
 def place() -> Path:
     """The file of the library: named after its source, jaxlib and the machine, so that none is taken for another."""
-    parts = SOURCE.read_bytes(), jaxlib.__version__.encode(), sys.platform.encode(), os.uname().machine.encode()
+    parts = (
+        SOURCE.read_bytes(),
+        importlib.metadata.version("jaxlib").encode(),
+        sys.platform.encode(),
+        os.uname().machine.encode(),
+    )
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     return _folder() / f"exchange-{name}.so"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,24 +10,8 @@ import numpy as np
 from .._owned import owned
 from .._trees import as_arrays, shapes, signature
 from . import _native
-from ._resident import Loop, Program, Resident, has_room
+from ._resident import Program, Resident, has_room
 from ._words import Unfit
-
-
-@runtime_checkable
-class Steps(Protocol):
-    """What a session drives."""
-
-    #: Compiled loops, by the form of state and row.
-    loops: dict[Any, Program]
-
-    def step(self, st: Any, x: Any, target: Any, **more: Any) -> tuple[Any, Any]:
-        """One step, as a user calls it."""
-        ...
-
-    def resident(self, st: Any, x: Any, target: Any, **more: Any) -> tuple[Any, Loop]:
-        """The arrays of a state, which are consumed, and the loop for them; refuses what `step` refuses."""
-        ...
 
 
 class Session:
@@ -48,10 +32,13 @@ class Session:
     An exception in a step leaves the session as it was; a row that was under way when Ctrl-C came is learned. A session
     that nobody holds any longer ends by itself. One thread at a time may call it.
 
+    - `learner`: has `step(state, x, target, ...)`, as its users call it; `resident(state, x, target, ...)`, which
+      refuses what `step` refuses and gives the state's arrays and their `Loop`; `loops`, a dict for what was compiled.
+
     Raises `RuntimeError` for native=True where it cannot be, after `close`, and in a forked process.
     """
 
-    def __init__(self, steps: Steps, state: Any, *, native: bool | None = None):
+    def __init__(self, learner: Any, state: Any, *, native: bool | None = None):
         why = None if native is False else _native.why_not()
         if native and why:
             raise RuntimeError(f"session(native=True): the native piece cannot be used: {why}.")
@@ -60,7 +47,7 @@ class Session:
                 f"session(native=True): {_native.threads() - 1} sessions are open, and JAX has {_native.threads()} "
                 "threads: one more session would take the last from all other calls."
             )
-        self._steps, self._state = steps, state
+        self._learner, self._state = learner, state
         self._wanted = native is not False and not why
         self._loop: Resident | None = None
         self._seen: Any = None
@@ -85,7 +72,7 @@ class Session:
         more = {name: as_arrays(more[name]) for name in sorted(more) if more[name] is not None}
         seen = signature(x), signature(target), *((name, signature(value)) for name, value in more.items())
         if (self._loop is None or seen != self._seen) and not self._open((x, target, more), seen):
-            self._state, out = self._steps.step(self._state, x, target, **more)
+            self._state, out = self._learner.step(self._state, x, target, **more)
             return jax.tree.map(np.asarray, out)
         assert self._loop is not None
         plain = hasattr(x, "dtype") and hasattr(target, "dtype")
@@ -98,15 +85,15 @@ class Session:
         if not self._wanted or not has_room():
             return False
         x, target, more = row
-        arrays, loop = self._steps.resident(self._state, x, target, **more)
+        arrays, loop = self._learner.resident(self._state, x, target, **more)
         form = signature(arrays), seen
-        if form not in self._steps.loops:
+        if form not in self._learner.loops:
             try:
-                self._steps.loops[form] = Program(loop, arrays, shapes(row))
+                self._learner.loops[form] = Program(loop, arrays, shapes(row))
             except Unfit:
                 self._wanted, self._state = False, loop.restored(arrays)
                 return False
-        self._state, self._loop = None, Resident(self._steps.loops[form], arrays)
+        self._state, self._loop = None, Resident(self._learner.loops[form], arrays)
         return True
 
     def _leave(self) -> None:

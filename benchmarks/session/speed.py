@@ -1,0 +1,141 @@
+"""A step from Python with its output read: `step`, sessions, the loop on the device, and what one would take instead.
+
+    python benchmarks/session/speed.py --out results/session
+
+One net (GRU 8 to 32 or LRU 32, SnAp-1, linear readout), one row at a time, the first entry of the prediction read after
+each. Forms take turns, round after round; medians of rounds. torch's GRUCell (one-step truncation) and river's linear
+regression are timed where they are installed. `--pin` keeps the process on two cores.
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+import streamgrad as sg
+from streamgrad.session import _native
+
+ROWS = 2000
+
+
+def nets(key):
+    gru = sg.cells.GRU(8, 32, key=key)
+    lru = sg.cells.LRU(8, 32, key=key)
+    return {
+        "GRU 8 to 32": sg.nn.Sequential([sg.Recurrent(gru, sg.SnAp(1)), sg.Readout(gru.out_size, 1, key=key)]),
+        "LRU 32": sg.nn.Sequential([sg.Recurrent(lru, sg.SnAp(1)), sg.Readout(lru.out_size, 1, key=key)]),
+    }
+
+
+def forms(net, optimiser, xs, ys):
+    """Functions that take some steps, by name."""
+    key = jax.random.key(0)
+    learner = sg.Learner(net, optimiser, loss=sg.losses.mse)
+    kept = {"state": learner.init(key=key), "run": learner.init(key=key)}
+
+    def run(n):
+        kept["run"], out = learner.run(kept["run"], xs[:n], ys[:n])
+        jax.block_until_ready(out)
+
+    def step(n):
+        for k in range(n):
+            kept["state"], out = learner.step(kept["state"], xs[k], ys[k])
+            float(out.prediction[0])
+
+    def asked(n):
+        for k in range(n):
+            kept["state"], out = learner.step(kept["state"], xs[k], ys[k])
+            float(np.asarray(out.prediction)[0])
+
+    found = {"run": run, "step": step, "step, read by NumPy": asked}
+    for native in (False, True):
+        if native and _native.why_not():
+            continue
+        session = learner.session(learner.init(key=key), native=native)
+
+        def held(n, session=session):
+            for k in range(n):
+                float(session.step(xs[k], ys[k]).prediction[0])
+
+        found["session, native" if native else "session"] = held
+    return found
+
+
+def peers(xs, ys, adam):
+    found = {}
+    try:
+        import torch
+
+        torch.set_num_threads(1)
+        cell, head = torch.nn.GRUCell(8, 32), torch.nn.Linear(32, 1)
+        parameters = [*cell.parameters(), *head.parameters()]
+        optimiser = torch.optim.Adam(parameters, lr=1e-3) if adam else torch.optim.SGD(parameters, lr=1e-2)
+        kept = {"h": torch.zeros(1, 32)}
+
+        def one(n):
+            for k in range(n):
+                x, y = torch.from_numpy(xs[k])[None], torch.from_numpy(ys[k])[None]
+                h = cell(x, kept["h"])
+                said = head(h)
+                optimiser.zero_grad()
+                (0.5 * (said - y) ** 2).mean().backward()
+                optimiser.step()
+                kept["h"] = h.detach()
+                float(said[0, 0])
+
+        found["torch GRUCell, one-step truncation"] = one
+    except ImportError:
+        pass
+    try:
+        from river import linear_model
+
+        model = linear_model.LinearRegression()
+        rows = [dict(enumerate(x.tolist())) for x in xs]
+
+        def linear(n):
+            for k in range(n):
+                model.predict_one(rows[k])
+                model.learn_one(rows[k], float(ys[k, 0]))
+
+        found["river LinearRegression"] = linear
+    except ImportError:
+        pass
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("results/session"))
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    xs, ys = rng.normal(size=(ROWS, 8)).astype(np.float32), rng.normal(size=(ROWS, 1)).astype(np.float32)
+    table = {}
+    for name, net in nets(jax.random.key(0)).items():
+        for rule, optimiser in (("SGD", optax.sgd(1e-2)), ("Adam", optax.adam(1e-3))):
+            timed = forms(net, optimiser, xs, ys) | (peers(xs, ys, rule == "Adam") if name.startswith("GRU") else {})
+            taken = {form: [] for form in timed}
+            for form in timed.values():
+                form(300)
+            for _ in range(options.rounds):
+                for form, call in timed.items():
+                    n = ROWS if form in ("run", "session, native") else 300
+                    began = time.perf_counter()
+                    call(n)
+                    taken[form].append((time.perf_counter() - began) / n * 1e6)
+            row = {form: {"median": float(np.median(t)), "best": min(t)} for form, t in taken.items()}
+            table[f"{name}, {rule}"] = row
+            for form, t in row.items():
+                print(f"{name}, {rule:4}  {form:36} {t['median']:8.1f} µs  (best {t['best']:.1f})", flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    about = {"python": platform.python_version(), "jax": jax.__version__, "machine": platform.machine()}
+    (options.out / "speed.json").write_text(json.dumps({"about": about, "micros": table}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
