@@ -28,6 +28,7 @@ LAYERS = [
         "_ranks",
         "_select",
         "_static",
+        "_words",
         "structure",
         "wiring",
         "cells",

@@ -22,6 +22,7 @@ from ._owned import owned, refuse_consumed
 from ._packing import Packing
 from ._trained import checked_optimiser, trained
 from ._trees import as_arrays, described, lengths, shapes, signature
+from ._words import Answer
 from .estimators import Estimator
 from .nn import check_unroll
 from .train import Descent, Filter, Kalman, Loss, Memory, Program, Skip, Window, check, family
@@ -150,7 +151,7 @@ class Learner:
         options = compiler_options(batched=streams is not None)
         compiled = functools.partial(jax.jit, donate_argnums=0, compiler_options=options)
         self._one = jax.jit(self._program.step)  # traced once for all programs that hold it
-        self._step, self._run = compiled(self._packed_step), compiled(self._packed_run)
+        self._step, self._run = compiled(self._answered_step), compiled(self._packed_run)
         # Under a transformation of the user's the compiler's options are the user's, and so are the buffers.
         self._step_within = jax.jit(functools.partial(self._packed_step, count=1))
         self._run_within = jax.jit(self._packed_run)
@@ -206,14 +207,17 @@ class Learner:
 
     def step(self, st: LearnerState, x: Any, target: Any, *, reset: Any = None) -> tuple[LearnerState, Output]:
         """One step of the stream. `reset=True` says that x begins a new episode: state and traces start anew
-        before it, running statistics stay. Consumes `st`."""
+        before it, running statistics stay. Consumes `st`.
+
+        On a CPU the outputs of one stream are arrays of NumPy, which cost nothing to read; `session` is faster yet."""
         x, target = as_arrays(x), as_arrays(target)
         st = self._opened(st, x, target)
         step = (x, target) if reset is None else (x, target, reset)
         if _is_traced(st):
             return self._step_within(st, *step)
         try:
-            return self._step(st, *step)
+            st, out = self._step(st, *step)
+            return st, out.read() if isinstance(out, Answer) else out
         except (RuntimeError, ValueError):
             refuse_consumed(st, CALL)
             raise
@@ -391,6 +395,12 @@ class Learner:
         count = 1 + (st.memory.steps[1] >> 31).astype(jnp.int32) if count is None else count
         st, outs = self._packed_run(st, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (x, target, reset)), count)
         return st, jax.tree.map(lambda leaf: leaf[0], outs)
+
+    def _answered_step(self, st: LearnerState, x, target, reset=False):
+        """A step whose outputs are read together. Those of streams may lie on several devices, and stay there."""
+        st, out = self._packed_step(st, x, target, reset)
+        together = self._program.streams is None and jax.default_backend() == "cpu"
+        return st, Answer.of(out) if together else out
 
     def _packed_run(self, st: LearnerState, inputs, count=None):
         inputs = jax.tree.map(jnp.asarray, inputs)

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._compile import in_turn
+from .._words import WORD, Words
 from . import _native
-from ._words import WORD, Words
 
 #: Loops that run now. Each keeps one of JAX's threads.
 _running: weakref.WeakSet[Resident] = weakref.WeakSet()

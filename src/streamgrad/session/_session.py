@@ -9,9 +9,9 @@ import numpy as np
 
 from .._owned import owned
 from .._trees import as_arrays, shapes, signature
+from .._words import Unfit
 from . import _native
 from ._resident import Program, Resident, has_room
-from ._words import Unfit
 
 
 class Session:

@@ -1,8 +1,11 @@
-"""A row as one vector of 32-bit words, and back: on the device and in NumPy."""
+"""A tree of small arrays as one vector of 32-bit words, and back: on the device and in NumPy."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +35,12 @@ class Words:
         ends = np.cumsum([0, *sizes]).tolist()
         self.places, self.size = list(itertools.pairwise(ends)), ends[-1]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Words) and (self.treedef, self.shapes) == (other.treedef, other.shapes)
+
+    def __hash__(self) -> int:
+        return hash((self.treedef, *self.shapes))
+
     def of(self, tree: PyTree) -> Array:
         """The vector of a tree on the device."""
         leaves = [_words(jnp.asarray(leaf)) for leaf in self.treedef.flatten_up_to(tree)]
@@ -59,6 +68,33 @@ class Words:
             for view, (_, dtype) in zip(views, self.shapes, strict=True)
         ]
         return jax.tree.unflatten(self.treedef, leaves)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["words"], meta_fields=["form"])
+@dataclasses.dataclass
+class Answer:
+    """What a compiled step returns as one array, so that one is read instead of several."""
+
+    words: Array
+    form: Words
+
+    @classmethod
+    def of(cls, tree: PyTree) -> Any:
+        """The answer with these leaves; the tree itself where no vector of words holds them."""
+        try:
+            form = Words(tree)
+        except Unfit:
+            return tree
+        return cls(form.of(tree), form)
+
+    def read(self) -> PyTree:
+        """The tree, in arrays of NumPy that cannot be written."""
+        form = self.form
+        leaves = [
+            view != 0 if dtype.kind == "b" else view
+            for view, (_, dtype) in zip(form.views(np.asarray(self.words)), form.shapes, strict=True)
+        ]
+        return jax.tree.unflatten(form.treedef, [np.asarray(leaf) for leaf in leaves])
 
 
 def _words(leaf):
