@@ -1,8 +1,34 @@
 """A choice between two pytrees, flag by flag."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from jax.lax import bitcast_convert_type
+from jaxtyping import Array, Bool, PyTree
+
+T = TypeVar("T")
+
+
+def when(flag: Bool[Array, ""], change: Callable[[T], T], kept: T) -> T:
+    """`change(kept)` where the flag is set, else `kept`: a loop of one turn, or of none.
+
+    A branch (`jax.lax.cond`) copies what it leaves as it is, at every step; a loop carries it in place. There is no
+    gradient backwards through it."""
+    turn = lambda both: (jnp.zeros_like(both[0]), change(both[1]))
+    return jax.lax.while_loop(lambda both: both[0], turn, (flag, kept))[1]
+
+
+def after(flag: Bool[Array, ""], tree: PyTree) -> Bool[Array, ""]:
+    """The same flag, known only when the tree is computed: what the flag decides cannot be moved before that.
+
+    The compiler copies arrays that something may read after they are overwritten. That a number clipped to 1 is never
+    above 2 it does not see."""
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            flag &= ~(jnp.clip(jnp.max(leaf, initial=0), 0, 1) > 2)
+    return flag
 
 
 def select(flag):

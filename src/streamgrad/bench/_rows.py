@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+
 from ..algorithms import RTRL, SnAp
 from ..cells import GRU, LSTM, Vanilla
 from ..recurrent import Recurrent

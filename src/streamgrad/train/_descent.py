@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .._memory import finite
+from .._select import when
 from .._trained import check_update, updated, value_dtype
 from ._update import Price, Update
 
@@ -64,15 +65,17 @@ class Descent(Update):
         total = jax.tree.map(lambda a, g: a + jnp.where(learned, g, 0), total, gradient)
         count, values = count + learned.astype(jnp.int32), values + jnp.where(learned, value, 0).astype(values.dtype)
 
+        state = state._replace(total=(total, count, values))
+
         def move(both):
             state, trained = both
+            total, count, values = state.total
             over = lambda a: a / jnp.maximum(count, 1).astype(a.dtype)
             mean = jax.tree.map(over, total)
             state, trained = self._move(state, trained, mean, over(values), count > 0, evidence, guard)
             return state._replace(total=_nothing(total)), trained
 
-        wait = lambda both: (both[0]._replace(total=(total, count, values)), both[1])
-        state, trained = jax.lax.cond(evidence.due, move, wait, (state, trained))
+        state, trained = when(evidence.due, move, (state, trained))
         return state, trained, sound
 
     def _move(self, state, trained, gradient, value, learned, evidence, guard):

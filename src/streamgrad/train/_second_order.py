@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._growth import overlaid
+from .._select import when
 from ..readout import Readout
 from ._kalman import Kalman, KalmanState
 from ._update import Price, Update
@@ -93,9 +94,8 @@ class Filter(Update):
             return state._replace(kalman=kalman), trained, sound
         error = error - _times(flat, state.moved).astype(error.dtype)
         kalman, moved = self.kalman(state.kalman, state.moved, flat, error, given, **kind)
-        still = lambda both: both
         move = lambda both: (jax.tree.map(jnp.zeros_like, both[0]), jax.tree.map(jnp.add, both[1], both[0]))
-        moved, trained = jax.lax.cond(jnp.asarray(evidence.due), move, still, (moved, trained))
+        moved, trained = when(jnp.asarray(evidence.due), move, (moved, trained))
         return state._replace(kalman=kalman, moved=moved), trained, sound
 
     def parts(self, state):

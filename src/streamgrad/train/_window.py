@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from .._memory import mean
-from .._select import select
+from .._select import after, select, when
 from .._targets import missing_value
 from .._trained import still
 from ..nn import unroll
@@ -61,8 +61,8 @@ class Window:
         past = Past(start, put(past.xs, x), signals, put(past.resets, reset & (at > 0)))
         _, finding = program.rule(memory.rule, y, signal, reset)
         memory = memory._replace(carry=carry, window=past)
-        end = lambda memory: self._learn(program, memory)
-        memory, sound = jax.lax.cond(at == program.every - 1, end, lambda m: (m, jnp.array(True)), memory)
+        end = lambda both: self._learn(program, both[0])
+        memory, sound = when(after(at == program.every - 1, (carry, y)), end, (memory, jnp.array(True)))
         return memory, y, finding, sound
 
     def _learn(self, program: Program, memory: Memory):
