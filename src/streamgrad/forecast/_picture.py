@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 INK, BLUE, GREY, GREEN, ORANGE, RED = "#222222", "#1565c0", "#9e9e9e", "#2e7d32", "#ef6c00", "#c62828"
 COLOURS = {"network": BLUE, LAST: GREY, SEASONAL: GREEN, "RLS on lags": ORANGE}
+LABELS = {"network": "forecaster"}
 OTHERS = ("#6a1b9a", "#00838f", "#ad1457", "#558b2f", "#4e342e", "#283593")
 DASHED = (0, (4, 4))
 
@@ -27,6 +28,8 @@ def picture(forecaster: Forecaster, title: str = "") -> Any:
 
     pairs = list(zip(forecaster.targets, forecaster.history, map(str, forecaster.columns.targets), strict=True))
     ahead = f"{forecaster.horizon} row{'s' * (forecaster.horizon > 1)} ahead"
+    if steps := getattr(forecaster.targets[0], "steps", 0):
+        ahead = f"1 row ahead, and the next {steps}"
     draw = _rows if forecaster.outcome == "number" else outcome_rows
     if len(pairs) == 1:
         target, history, name = pairs[0]
@@ -43,7 +46,7 @@ def picture(forecaster: Forecaster, title: str = "") -> Any:
         axes = figure.subplots(len(pairs), 2, width_ratios=(3, 2), squeeze=False)
         for (target, history, name), (left, right) in zip(pairs, axes, strict=True):
             draw(left, target, history, f"{name}, {ahead}", forecaster.levels)
-            _errors(right, target, history)
+            _errors(right, target, history, narrow=True)
         if title:
             figure.suptitle(title, x=0.01, ha="left")
     for each in np.ravel(axes):
@@ -63,11 +66,13 @@ def _rows(axes: Any, target: Target | PathTarget, history: History, title: str, 
         axes.fill_between(row, low, high, color=BLUE, alpha=0.13, lw=0, label=f"{100 * levels[-1]:g}% interval")
     axes.plot(row, values[:, 0], color=INK, lw=2.6, alpha=0.4, label="truth", marker="o" if many < 3 else None)
     axes.plot(row, values[:, 1], color=BLUE, lw=1.3, label="forecast")
+    following = _following(axes, target, last, levels)
     for k, changed in enumerate(c for c in history.changes if c >= last - many):
         axes.axvline(changed, color=RED, lw=1, ls=DASHED, label=None if k else "the stream has changed")
     axes.set_title(f"{title}: the newest {many} rows" if many else title, loc="left")
     axes.set_xlabel("row")
-    shown = values[:, :2][np.isfinite(values[:, :2])]
+    shown = np.concatenate([values[:, :2].ravel(), following])
+    shown = shown[np.isfinite(shown)]
     if len(shown):  # an interval that is wide for a moment must not hide the curves
         low, high = shown.min(), shown.max()
         room = 0.35 * (high - low) or abs(low) * 0.01 or 1.0
@@ -75,6 +80,20 @@ def _rows(axes: Any, target: Target | PathTarget, history: History, title: str, 
         bottom, top = max(bottom, low - room), min(top, high + room)
         axes.set_ylim(bottom, top + 0.14 * (top - bottom))  # the legend above the curves
     axes.legend(loc="upper left", ncols=4, frameon=False, fontsize=9)
+
+
+def _following(axes: Any, target: Target | PathTarget, last: int, levels: tuple[float, ...]) -> np.ndarray:
+    """The newest path, beyond the newest row; nothing for a forecast of one row."""
+    steps = getattr(target, "steps", 0)
+    if not steps:
+        return np.zeros(0)
+    path = target.pending[-1]  # type: ignore[union-attr]
+    row = last - 1 + np.arange(1, steps + 1)
+    axes.axvline(last - 1, color=GREY, lw=0.8)
+    if levels:
+        axes.fill_between(row, path[:, -2], path[:, -1], color=ORANGE, alpha=0.18, lw=0)
+    axes.plot(row, path[:, 0], color=ORANGE, lw=1.6, label=f"the next {steps} rows")
+    return path[:, 0]
 
 
 def _blocks(history: History) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -87,7 +106,7 @@ def _blocks(history: History) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return width * np.arange(1, many + 1), mean, weights
 
 
-def _errors(axes: Any, target: Target | PathTarget, history: History) -> None:
+def _errors(axes: Any, target: Target | PathTarget, history: History, narrow: bool = False) -> None:
     """The running error of the forecaster and of what it has to beat."""
     row, root, _ = _blocks(history)
     squares = target.headline == "nrmse"
@@ -104,7 +123,7 @@ def _errors(axes: Any, target: Target | PathTarget, history: History) -> None:
         wide = 1.9 if name == "network" else 1.1
         colour = COLOURS.get(name) or next(others)
         marker = "o" if len(row) < 3 else None
-        axes.plot(row, error, color=colour, lw=wide, label=name, marker=marker)
+        axes.plot(row, error, color=colour, lw=wide, label=LABELS.get(name, name), marker=marker)
     width = int(history.state["width"][0])
     axes.set_xlabel("row")
     axes.set_title(f"running {measure} of each {width} rows" if drawn else "", loc="left")
@@ -117,8 +136,8 @@ def _errors(axes: Any, target: Target | PathTarget, history: History) -> None:
             axes.set_yscale("log")
             axes.set_ylim(low / 1.2, high * (high / low) ** 0.25)  # the legend above the curves
         elif high > 0:
-            axes.set_ylim(0, 1.25 * high)
-        axes.legend(loc="upper right", ncols=4, frameon=False, fontsize=9)
+            axes.set_ylim(0, (1.5 if narrow else 1.25) * high)
+        axes.legend(loc="upper right", ncols=2 if narrow else 4, frameon=False, fontsize=8 if narrow else 9)
 
 
 def _weights(axes: Any, target: Target | PathTarget, history: History) -> None:
