@@ -4,7 +4,7 @@
 
 One net (GRU 8 to 32 or LRU 32, SnAp-1, linear readout), one row at a time, the first entry of the prediction read after
 each. Forms take turns, round after round; medians of rounds. torch's GRUCell (one-step truncation) and river's linear
-regression are timed where they are installed. `--pin` keeps the process on two cores.
+regression are timed where they are installed.
 """
 
 import argparse
@@ -52,18 +52,19 @@ def forms(net, optimiser, xs, ys):
             kept["state"], out = learner.step(kept["state"], xs[k], ys[k])
             float(np.asarray(out.prediction)[0])
 
-    found = {"run": run, "step": step, "step, read by NumPy": asked}
+    found, opened = {"run": run, "step": step, "step, read by NumPy": asked}, []
     for native in (False, True):
         if native and _native.why_not():
             continue
         session = learner.session(learner.init(key=key), native=native)
+        opened.append(session)
 
         def held(n, session=session):
             for k in range(n):
                 float(session.step(xs[k], ys[k]).prediction[0])
 
         found["session, native" if native else "session"] = held
-    return found
+    return found, opened
 
 
 def peers(xs, ys, adam):
@@ -118,7 +119,9 @@ def main():
     table = {}
     for name, net in nets(jax.random.key(0)).items():
         for rule, optimiser in (("SGD", optax.sgd(1e-2)), ("Adam", optax.adam(1e-3))):
-            timed = forms(net, optimiser, xs, ys) | (peers(xs, ys, rule == "Adam") if name.startswith("GRU") else {})
+            timed, opened = forms(net, optimiser, xs, ys)
+            if name.startswith("GRU"):
+                timed |= peers(xs, ys, rule == "Adam")
             taken = {form: [] for form in timed}
             for form in timed.values():
                 form(300)
@@ -128,6 +131,8 @@ def main():
                     began = time.perf_counter()
                     call(n)
                     taken[form].append((time.perf_counter() - began) / n * 1e6)
+            for session in opened:
+                session.close()
             row = {form: {"median": float(np.median(t)), "best": min(t)} for form, t in taken.items()}
             table[f"{name}, {rule}"] = row
             for form, t in row.items():
