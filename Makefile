@@ -10,7 +10,7 @@ OUT     ?= runs/pedestrians
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet
 
-.PHONY: help learn test test-all lint types docs tests tests-all format clean
+.PHONY: help learn test test-all lint types docs tests tests-all bench-compare format clean
 
 help:
 	@sed -n '1,4s/^# //p' Makefile
@@ -37,6 +37,12 @@ tests: .venv/.all
 
 tests-all: .venv/.all
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+BASE ?= HEAD~1
+ROWS ?=
+
+bench-compare: .venv/.all
+	$(BIN)/python benchmarks/compare_commits.py $(BASE) $(ROWS)
 
 format: .venv/.all
 	$(BIN)/ruff check --fix .
