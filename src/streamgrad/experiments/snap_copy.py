@@ -47,8 +47,10 @@ class Settings:
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
     """Learning rates of Adam to choose from, half-decades, for every variant by short runs: by the length reached,
     and between equal ones by the bits a character at their end."""
+    sweep: bool = False
+    """Every rate for the whole length, instead of short runs to choose one: what holds at which rate."""
     tuning_tokens: int = 128_000
-    """Their length; as many seeds as those that count, and none of them."""
+    """Length of the short runs; as many seeds as those that count, and none of them."""
     seeds: int = 3
     """Repetitions: other weights, other strings, run together."""
     tokens: int = 768_000
@@ -61,6 +63,8 @@ class Settings:
         some(self, "cells", "networks", "updates")
         positive(self, "rates")
         at_least(1, self, "seeds")
+        if self.sweep and len(self.rates) < 2:
+            raise ValueError(f"sweep is for several rates, got {self.rates}.")
         at_least(self.task.batch, self, "tokens", "tuning_tokens", "every")
         known(self, "dense", "sparse")
         for name in self.networks:
@@ -122,13 +126,20 @@ def _trials(settings: Settings, rows: list[Row]) -> Iterator[Trial]:
         for learning in (settings.dense if sizes(network)[1] is None else settings.sparse)
         if (learning, update) not in (("BPTT", "token"), ("RTRL", "sequence"))
     ]
-    yield from tuned(variants, settings.rates, rows, trial)
+    if settings.sweep:
+        yield from (trial({**variant, "rate": rate}, False) for variant in variants for rate in settings.rates)
+    else:
+        yield from tuned(variants, settings.rates, rows, trial)
 
 
 def _views(settings: Settings) -> list[dict[str, Any]]:
     keys = ["cell", "network", "update", "learning"]
     end = {"view": "table", "title": f"Length reached after {settings.tokens:,} tokens", "rows": [*keys, "rate"]}
     curves = {"view": "curves", "x": "tokens seen", "metric": "length", "by": ["learning"]}
+    if settings.sweep:
+        by_rate = {"view": "against", "x": "rate", "metric": "length", "by": keys[1:]}
+        title = f"Length reached after {settings.tokens:,} tokens, by rate"
+        return [{**end, "metrics": ["length", "bits"], "split": "end"}, {**by_rate, "title": title, "split": "end"}]
     titles = {"token": "Updates at every token, BPTT's at the end of a sequence", "sequence": "One update a sequence"}
     return [
         {**end, "metrics": ["length", "bits"], "split": "end"},
