@@ -78,6 +78,12 @@ def sizes(network: str) -> tuple[int, int | None]:
     return (int(match[1]), None) if match[1] else (int(match[2]), int(match[3]))
 
 
+def worth_a_chunk(network: str) -> bool:
+    """Whether a pass backwards is faster than traces: with dense links, 1.3 to 2.4 times; sparse ones are scattered
+    into on the way back, eight times slower."""
+    return sizes(network)[1] is None
+
+
 def layer(kind: str, network: str, gates: Gates, learning: str, in_size: int, key) -> Recurrent:
     """A recurrent layer of a network by name."""
     units, links = sizes(network)
@@ -95,7 +101,8 @@ def model(kind: str, network: str, gates: Gates, learning: str, task: CopyCurric
 @functools.lru_cache(maxsize=1)
 def _crowd(kind: str, network: str, gates: Gates, learning: str, task: CopyCurriculum, update: Update) -> Crowd:
     """One program for every rate."""
-    return Crowd(functools.partial(model, kind, network, gates, learning, task), task, update)
+    make = functools.partial(model, kind, network, gates, learning, task)
+    return Crowd(make, task, update, chunked=worth_a_chunk(network))
 
 
 def run(settings: Settings, variant: dict[str, Any], tuning: bool, recorder: Recorder) -> None:
