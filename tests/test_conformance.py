@@ -192,6 +192,7 @@ ALGORITHMS = {
     "RFLO-alone": Algorithm(sg.RFLO(), order=1, on=("IndRNN-relu", "MinGRU", "LRU", "RTU")),
     "e-prop": Algorithm(sg.EProp(), rule=definitions.eprop, on=("LIF-sparse", "LIF-detached", "ALIF-sparse")),
     "e-prop-leaky": Algorithm(sg.EProp(low_pass=0.6), rule=definitions.eprop, on=("LSTM-blocks", "ALIF-sparse")),
+    "OTPE": Algorithm(sg.OTPE(leak=0.7), rule=definitions.otpe, on=("LIF-sparse", "LIF-detached")),
     "ES-D-RTRL": Algorithm(
         sg.ESDRTRL(decay=0.8),
         rule=definitions.es_d_rtrl,

@@ -85,7 +85,7 @@ NAMES = [(space, name) for space, names in PUBLIC.items() for name in names.spli
 CELLS = set(PUBLIC["cells"].split())
 ALGORITHMS = {
     *("RTRL", "SnAp", "TBPTT", "BPTT", "Spatial", "Frozen", "UORO", "KFRTRL", "OK", "RFLO", "EProp", "DNI", "KeRNL"),
-    *("DODGE", "ESDRTRL", "MDGL", "ModProp", "RandomK", "Sketched"),
+    *("DODGE", "ESDRTRL", "MDGL", "ModProp", "OTPE", "RandomK", "Sketched"),
 }
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
