@@ -140,6 +140,18 @@ ROWS = [
         spatial=None,
         unit_of_row=[0, 1, 2, 3, 4, 5] + [6, 7] * 2,
     ),
+    Row(
+        "LaggedRNN",
+        lambda key, **dtype: cells.LaggedRNN(IN, 3, lags=(1, 3), key=key, wiring=OWN["wiring"], **dtype),
+        spatial=None,
+        unit_of_row=[0, 1, 2] * 3,
+    ),
+    Row(
+        "ByAction-GRU",
+        lambda key: cells.ByAction(lambda key: cells.GRU(IN - 2, 4, key=key, **OWN), 2, key=key),
+        spatial=None,
+        unit_of_row=[0, 1, 2, 3],
+    ),
     Row("Function", lambda key: ring_cell("auto"), spatial=None, unit_of_row=[*range(9)]),
     Row("Function-dense", lambda key: ring_cell("dense"), spatial=None, unit_of_row=[0] * 9),
     Row("Function-complex", lambda key: rotor_cell(), spatial=None, unit_of_row=[0] * 6),

@@ -73,7 +73,7 @@ PUBLIC = {
     "": """cells wiring nn losses Recurrent Learner Readout RTRL SnAp TBPTT BPTT Spatial Frozen
            explain check_gradients inference compare PES ForwardGradient UORO KFRTRL OK RFLO EProp DNI KeRNL DODGE
            Fleet""",
-    "cells": """Vanilla GRU LSTM LeakyRNN IndRNN MinGRU LRU RTU LIF ALIF LinearRNN Chain Function""",
+    "cells": """Vanilla GRU LSTM LeakyRNN IndRNN MinGRU LRU RTU LIF ALIF LinearRNN LaggedRNN ByAction Chain Function""",
     "wiring": "Dense Sparse Blocks Columns",
     "losses": "mse",
     "fleet": "Fleet Kernel apply FleetError",

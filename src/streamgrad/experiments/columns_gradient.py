@@ -247,8 +247,8 @@ EXPERIMENT = Experiment(
     "gradient of the sum of half the squared errors, estimated online, beside backpropagation through all steps. "
     "recurrent: a fixed random readout, uniform with variance 1 / n. meta: the readout is learned by LMS, and the "
     "gradient goes through its weights, too; RTRL keeps every effect on them. integrator, gated: how a column keeps its "
-    "state. Over all parameters of the columns; a "
-    "sign counts where the product of estimate and gradient is beyond 1e-10. In float32.",
+    "state. Over all parameters of the columns; a sign counts where the product of estimate and gradient is beyond "
+    "1e-10. In float32.",
     duration="3 minutes",
     config=Settings(),
     quick=Settings(links=(0.0, 1.0), columns=4, features=2, inputs=6, steps=10, seeds=3),
