@@ -95,7 +95,7 @@ class Fashion(Shared):
 
     modes: tuple[Mode, ...] = ("bptt", "online", "one-step", "spatial", "frozen")
     """How the recurrent layers learn; a trial for each."""
-    data: Path = Path("/usr/share/dataset-fashion-mnist")
+    data: Path = Path("/usr/share/datasets/fashion-mnist")
     """The folder of its four IDX files, compressed or not: where Debian's package dataset-fashion-mnist puts them."""
     by: Literal["pixel", "row"] = "row"
     """pixel: 784 steps of one number; row: 28 steps of 28."""

@@ -30,7 +30,7 @@ def fashion(
 
     - `folder`: holds the four IDX files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
       t10k-labels-idx1-ubyte, each as it is or compressed (.gz). Debian's package dataset-fashion-mnist puts them into
-      /usr/share/dataset-fashion-mnist; MNIST and KMNIST come in the same files.
+      /usr/share/datasets/fashion-mnist; MNIST and KMNIST come in the same files.
     - `valid`: images that are taken from those for training, every label in proportion, and which ones is decided by
       `seed`. Those for testing are left as they are.
 
