@@ -220,8 +220,14 @@ def snap_sparsity() -> str:
 # Hours.
 
 
+#: Seconds of processor time, as `time` told them, of runs that shared their core with others.
+CPU = {"columns-gradient": 209}
+
+
 def hours(run: str) -> float | None:
-    """Wall-clock hours of a run on its one core; None where it was interrupted or lies in parts."""
+    """Hours of a run on its one core; None where they are not known: it lies in parts."""
+    if run in CPU:
+        return CPU[run] / 3600
     about = header(run)
     if about.get("resumed") or not about["finished"]:
         return None
@@ -233,7 +239,9 @@ def hours(run: str) -> float | None:
 @said
 def hours_by_experiment() -> str:
     names = sorted(path.parent.name for path in RESULTS.glob("*/run.json"))
-    cell = lambda run: "not known: run in parts" if hours(run) is None else f"{hours(run):.2f}"
+    cell = lambda run: (
+        "not known: run in parts" if hours(run) is None else f"{hours(run):.2f}{' CPU' if run in CPU else ''}"
+    )
     total = math.fsum(hours(run) or 0 for run in names)
     lines = [[f"`{run}`", cell(run)] for run in names]
     return table(["run", "hours"], [*lines, ["all that are known", f"{total:.1f}"]])

@@ -199,7 +199,7 @@ GAPS = (
         "other cells at the paper's size, BPTT beside each",
         "copy-memory",
         (10_000 * 50) / (2_000 * 20) * 2,
-        "copy-memory --modes online bptt",
+        "copy-memory",
     ),
     (
         "ListOps of 500 to 2,000 tokens, 4 × (256, 128), 10,000 updates",
