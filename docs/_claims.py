@@ -132,7 +132,13 @@ def snap_by_rate() -> str:
 def snap_with_128_units() -> str:
     run = "snap-copy-128"
     config = header(run)["config"]
-    kinds = (("SnAp-1", "token"), ("SnAp-2", "token"), ("SnAp-1", "sequence"), ("SnAp-2", "sequence"), ("BPTT", "sequence"))
+    kinds = (
+        ("SnAp-1", "token"),
+        ("SnAp-2", "token"),
+        ("SnAp-1", "sequence"),
+        ("SnAp-2", "sequence"),
+        ("BPTT", "sequence"),
+    )
     lines, best = [], {}
     for rate in config["rates"]:
         line = [f"{rate:g}"]

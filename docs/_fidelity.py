@@ -227,7 +227,12 @@ GAPS = (
         50 / 8 * 3,
         "trace-patterning --steps 50000000 --seeds 30",
     ),
-    ("trace conditioning, 8 M steps, 10 seeds", "trace-patterning", 1.0, "trace-conditioning --steps 8000000 --seeds 10"),
+    (
+        "trace conditioning, 8 M steps, 10 seeds",
+        "trace-patterning",
+        1.0,
+        "trace-conditioning --steps 8000000 --seeds 10",
+    ),
     ("generated 1-D digits, four modes", "digits", 2.5 * 40 / 64, "mnist1d"),
 )
 
@@ -236,4 +241,3 @@ GAPS = (
 def what_is_left() -> str:
     lines = [[what, price(run, factor), f"`streamgrad experiment {command}`"] for what, run, factor, command in GAPS]
     return table(["gap", "core-hours, about", "command"], lines)
-

@@ -86,6 +86,9 @@ def test_the_experiment_reads_the_folder_that_the_user_names(tmp_path, capsys):
     made(tmp_path / "data")
     experiment = EXPERIMENTS["fashion"]
     settings = dataclasses.replace(experiment.quick, data=tmp_path / "data", by="pixel")
-    assert [trial.name for trial in experiment.trials(settings, [])] == ["mode bptt, rate 0.004", "mode frozen, rate 0.004"]
+    assert [trial.name for trial in experiment.trials(settings, [])] == [
+        "mode bptt, rate 0.004",
+        "mode frozen, rate 0.004",
+    ]
     assert main(["experiment", "fashion", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "run")]) == 1
     assert "there is no folder" in capsys.readouterr().err

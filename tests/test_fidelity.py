@@ -32,7 +32,9 @@ def test_every_claim_that_is_computed_is_told(results):
 
 def test_a_figure_that_no_run_has_is_an_error(results):
     with pytest.raises(ValueError, match="columns-gradient has no cosine"):
-        results.SAID["columns-beside-the-published-code"].__globals__["values"]("columns-gradient", "cosine", "end", s=7)
+        results.SAID["columns-beside-the-published-code"].__globals__["values"](
+            "columns-gradient", "cosine", "end", s=7
+        )
 
 
 def test_prices_are_of_commands_that_exist(results):

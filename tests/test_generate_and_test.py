@@ -47,7 +47,9 @@ def test_features_are_traces_of_what_they_imprinted():
             h[i] = 0
             assert (np.abs(pattern[t, i]) > 0).sum() == 2 and (pattern[t, i] * x == np.abs(pattern[t, i])).all()
             np.testing.assert_array_equal(before[t, :, i], weight[:, i])
-        agree = [bool(pattern[t, i].any()) and (pattern[t, i] @ x >= np.abs(pattern[t, i]).sum() * 0.999) for i in range(4)]
+        agree = [
+            bool(pattern[t, i].any()) and (pattern[t, i] @ x >= np.abs(pattern[t, i]).sum() * 0.999) for i in range(4)
+        ]
         h = np.maximum(agree, decay[t] * h)
         np.testing.assert_allclose(trace[t], h, atol=1e-12)
         np.testing.assert_allclose(ys[t], (weight - before[t]) @ h + module.bias, atol=1e-12)
