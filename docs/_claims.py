@@ -122,7 +122,8 @@ def snap_by_rate() -> str:
     return (
         f"GRU, *sparse-32-2*, L less the bits a character after the first {tokens:,} tokens, by learning rate (the "
         "tuning runs: 3 seeds, none of those above):\n\n" + table(head, lines) + "\n\n"
-        f"**At a small rate and early, an update at every token is ahead** (.003: RTRL by token {ahead:.1f} ahead of BPTT "
+        f"**At a small rate and early, an update at every token is ahead** (.003: RTRL by token {ahead:.1f} ahead "
+        "of BPTT "
         f"by string); **when each may take its best rate it is behind** (by {behind:.1f}): BPTT's best is ten times as "
         f"high. BPTT's best, {max(rates):g}, is the largest of the list, so that it may be further ahead than this."
     )
@@ -188,7 +189,8 @@ def atari_whole_stream() -> str:
     not_all = [name for name in learned if name not in beaten(2)]
     return (
         table(["learner", "last 5,000 steps", "second half", "whole stream"], lines) + "\n\n"
-        f"All {len(beaten(0))} learners are below the mean of all returns known so far in the last 5,000 steps alone; over "
+        f"All {len(beaten(0))} learners are below the mean of all returns known so far in the last 5,000 steps "
+        "alone; over "
         f"the whole stream {len(beaten(2))} of {len(learned)} are ({', '.join(not_all)} not). Over the whole stream "
         f"{best} is first ({whole[best][2]:.3f}; running mean {floor[2]:.3f})."
     )
@@ -215,10 +217,8 @@ def snap_sparsity() -> str:
     for units, density in NETS:
         for gates in ("own", "shared"):
             (one, first), (two, second) = _kept(units, density, gates)
-            lines.append(
-                [f"GRU {units}, {100 * (1 - density):.1f}% zeros", gates]
-                + [f"{100 * one:.2f}", f"{first:,.0f}", f"{100 * two:.1f}", f"{second:,.0f}"]
-            )
+            found = f"{100 * one:.2f}", f"{first:,.0f}", f"{100 * two:.1f}", f"{second:,.0f}"
+            lines.append([f"GRU {units}, {100 * (1 - density):.1f}% zeros", gates, *found])
     head = ["network", "links of the gates", "SnAp-1 keeps (%)", "× forward", "SnAp-2 keeps (%)", "× forward"]
     return table(head, lines)
 

@@ -51,12 +51,14 @@ def claims_of_zucchet() -> str:
                 f"LRU {cell('LRU 4 x (128, 64)')}, linear RNN {cell('linear RNN 4 x (146, 64)')}, GRU 4 × "
                 f"{cell('GRU 4 x (91, 91)')}, GRU 1 × 134 {cell('GRU 1 x 134, readout 1072')}",
                 sized("copy-memory", work("copy-memory")),
-                "yes; without BPTT beside each cell it is open whether the single GRU's cell or its gradient is at fault",
+                "yes; without BPTT beside each cell it is open whether the single GRU's cell or its gradient is "
+                "at fault",
             ],
             [
                 "Long-range tasks: online near BPTT",
                 "sequential CIFAR, IMDB, ListOps",
-                f"digits: BPTT {digit('bptt')}%, online {digit('online')}%, one-step {digit('one-step')}%; ListOps of 10 to "
+                f"digits: BPTT {digit('bptt')}%, online {digit('online')}%, one-step {digit('one-step')}%; "
+                "ListOps of 10 to "
                 f"50 tokens: BPTT {lists('bptt')}%, online {lists('online')}%",
                 sized("digits", f"3 × (64, 64), {work('digits')}"),
                 "on digits; ListOps has a gap; the long tasks themselves were not run",
@@ -98,9 +100,11 @@ def claims_of_columns() -> str:
             ],
             [
                 "Columns that grow predict trace patterning best",
-                "50 M steps, 30 seeds; public code after 8 M: CCN .0036, columnar .0132, constructive .0077, TBPTT 15:4 "
+                "50 M steps, 30 seeds; public code after 8 M: CCN .0036, columnar .0132, constructive .0077, "
+                "TBPTT 15:4 "
                 ".0051",
-                f"CCN {pattern('ccn-20-4')}, columnar {pattern('columnar-7')}, constructive {pattern('constructive-10')}, "
+                f"CCN {pattern('ccn-20-4')}, columnar {pattern('columnar-7')}, constructive "
+                f"{pattern('constructive-10')}, "
                 f"TBPTT 15:4 {pattern('tbptt-15-4')}",
                 sized("trace-patterning", "8 M steps"),
                 "yes; seven columns with a better start do as well as growth",
@@ -112,7 +116,8 @@ def claims_of_columns() -> str:
                 f"{number(values('atari-prediction', 'error', 'end', learner='ccn-20-5'))}, TBPTT 16:2 "
                 f"{number(values('atari-prediction', 'error', 'end', learner='tbptt-16-2'))}",
                 sized("atari-prediction", "one game, a random player"),
-                "no, on this short stream; the step size of columns is at the edge of the list, and a 300th of the steps "
+                "no, on this short stream; the step size of columns is at the edge of the list, and a 300th of "
+                "the steps "
                 "was seen: neither cause is excluded yet",
             ],
         ],
@@ -136,7 +141,8 @@ def claims_of_snap() -> str:
             [
                 "Language model: BPTT < SnAp-1 < RFLO < UORO in bits",
                 "GRU and LSTM of 128, WikiText-103 (m)",
-                f"BPTT {bits('dense-64 BPTT')}, SnAp-1 {bits('dense-64 SnAp-1')}, RFLO {bits('dense-64 RFLO')}; after .8 M "
+                f"BPTT {bits('dense-64 BPTT')}, SnAp-1 {bits('dense-64 SnAp-1')}, RFLO {bits('dense-64 RFLO')}; "
+                "after .8 M "
                 f"characters UORO {short('dense-64 UORO')}, Frozen {short('dense-64 Frozen')}",
                 sized("snap-charlm-longer", "GRU 64, Python's source, 6.3 M characters"),
                 "the order does; UORO is worse than a frozen net",
@@ -144,7 +150,8 @@ def claims_of_snap() -> str:
             [
                 "At equal parameters larger and sparser is better",
                 "75 to 99.6% zeros",
-                f"BPTT: dense-64 {short('dense-64 BPTT')}, sparse-128-4 of half the weights {short('sparse-128-4 BPTT')}",
+                f"BPTT: dense-64 {short('dense-64 BPTT')}, sparse-128-4 of half the weights "
+                f"{short('sparse-128-4 BPTT')}",
                 sized("snap-charlm", ".8 M characters"),
                 "not tested at equal parameters",
             ],
@@ -152,7 +159,8 @@ def claims_of_snap() -> str:
                 "Copy: updates at every token learn faster than BPTT",
                 "128 units, rates to .001 (m)",
                 f"at the best rate of each RTRL by token {reach('snap-copy', 'RTRL', 'token')}, SnAp-3 by token "
-                f"{reach('snap-copy', 'SnAp-3', 'token')}, BPTT by string {reach('snap-copy', 'BPTT', 'sequence')}; at small "
+                f"{reach('snap-copy', 'SnAp-3', 'token')}, BPTT by string "
+                f"{reach('snap-copy', 'BPTT', 'sequence')}; at small "
                 "rates and early the other way round (below)",
                 sized("snap-copy", "32 units, 94% zeros"),
                 "at small rates and early; not at the best rates. Excluded as causes: the noise of small batches (64 "

@@ -35,9 +35,7 @@ def test_features_are_traces_of_what_they_imprinted():
     module = weighted(every=7, youth=10)
     xs = jnp.asarray((RNG.random((60, 5)) < 0.5) * RNG.choice([-1.0, 1.0], (60, 5)))
     carries, ys = followed(module, module.init(key=KEY), xs)
-    pattern, threshold, decay, trace, before = map(
-        np.asarray, (carries.pattern, carries.threshold, carries.decay, carries.trace, carries.before)
-    )
+    pattern, decay, trace, before = map(np.asarray, (carries.pattern, carries.decay, carries.trace, carries.before))
     weight, h, changes = np.asarray(module.weight), np.zeros(4), []
     for t, x in enumerate(np.asarray(xs)):
         earlier = pattern[t - 1] if t else np.zeros((4, 5))

@@ -78,7 +78,8 @@ PUBLIC = {
     "losses": "mse",
     "fleet": "Fleet Kernel apply FleetError",
     "sharding": "streams columns",
-    "nn": "Sequential Parallel Residual Deep Block GatedLinear Dropout RunningMean Normalise Lags GenerateAndTest unroll",
+    "nn": """Sequential Parallel Residual Deep Block GatedLinear Dropout RunningMean Normalise Lags GenerateAndTest
+             unroll""",
     "optimisers": "adamw recurrent_parameters",
 }
 NAMES = [(space, name) for space, names in PUBLIC.items() for name in names.split()]

@@ -63,8 +63,8 @@ def with_traces(size: int, steps: int, streams: int | None = None) -> dict[str, 
 
 def network(width: int, units: int, depth: int, algorithm: Algorithm) -> nn.Deep:
     """A whole network as for copy memory: encoder, blocks of LRUs, decoder; no dropout."""
-    sizes = dict(width=width, units=units, depth=depth)
-    return nn.Deep(IN, OUT, **sizes, algorithm=algorithm, key=jax.random.key(0), dtype=DTYPE)
+    key = jax.random.key(0)
+    return nn.Deep(IN, OUT, width=width, units=units, depth=depth, algorithm=algorithm, key=key, dtype=DTYPE)
 
 
 def price(width: int, units: int, depth: int, steps: int) -> dict[str, Program]:

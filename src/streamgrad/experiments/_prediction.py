@@ -48,9 +48,9 @@ class Learners:
 
     learners: tuple[str, ...]
     """A trial for each: columnar-N and constructive-N (N columns), ccn-N-L (N columns, L a stage), tbptt-K-H (an LSTM
-    of H dense units, K steps back), snap-H and uoro-H (the same with SnAp-1 and UORO), gnt-N (N memories of three inputs
-    that are drawn and tested, without normalisation). Behind any but the last, -init: starts otherwise, see `spread`
-    and `forget_bias`; behind tbptt, snap and uoro, -raw: without normalisation."""
+    of H dense units, K steps back), snap-H and uoro-H (the same with SnAp-1 and UORO), gnt-N (N memories of three
+    inputs that are drawn and tested, without normalisation). Behind any but the last, -init: starts otherwise, see
+    `spread` and `forget_bias`; behind tbptt, snap and uoro, -raw: without normalisation."""
     rates: tuple[float, ...] = (1e-3, 3e-4, 1e-4, 3e-5)
     """Step sizes to choose from, the same list for every learner, by the error at the end of short streams. Readout
     weights have it divided by the number of features."""

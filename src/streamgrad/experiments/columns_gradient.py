@@ -246,7 +246,8 @@ EXPERIMENT = Experiment(
     "sees of the others fixed. Random inputs of 0 and 1, random targets, no learning of the columns' parameters; the "
     "gradient of the sum of half the squared errors, estimated online, beside backpropagation through all steps. "
     "recurrent: a fixed random readout, uniform with variance 1 / n. meta: the readout is learned by LMS, and the "
-    "gradient goes through its weights, too; RTRL keeps every effect on them. integrator, gated: how a column keeps its "
+    "gradient goes through its weights, too; RTRL keeps every effect on them. integrator, gated: how a column "
+    "keeps its "
     "state. Over all parameters of the columns; a sign counts where the product of estimate and gradient is beyond "
     "1e-10. In float32.",
     duration="3 minutes",

@@ -40,11 +40,11 @@ class GenerateAndTest(eqx.Module):
         y   = (W - W') h + b                         W' is W as it was when feature i came: a new one begins at 0
         u_i ← (1 - ε) u_i + ε Σ_o |W - W'|_oi h_i    its use
 
-    **Generate**: a new feature imprints `fan_in` inputs of the moment, drawn from those that are not 0, with their signs;
-    it matches when the input agrees with all of them as much again. It waits for a moment with so many. Its memory
-    1 / (1 - d) is drawn between 1 and `longest` steps, its logarithm uniform. **Test**: every `every` steps the least
-    useful feature among those older than `youth` steps gives way to a new one. Nothing goes back in time: only W and b
-    have a gradient, and it is exact.
+    **Generate**: a new feature imprints `fan_in` inputs of the moment, drawn from those that are not 0, with their
+    signs; it matches when the input agrees with all of them as much again. It waits for a moment with so many. Its
+    memory 1 / (1 - d) is drawn between 1 and `longest` steps, its logarithm uniform. **Test**: every `every` steps the
+    least useful feature among those older than `youth` steps gives way to a new one. Nothing goes back in time: only W
+    and b have a gradient, and it is exact.
 
     - `in_size`, `units` (features), `out_size`; `fan_in`: inputs of a pattern;
     - `longest`: memory in steps; `every`, `youth`: as above; `rate`: ε, of the running mean of use;
