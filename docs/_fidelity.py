@@ -69,9 +69,29 @@ def claims_of_zucchet() -> str:
                 f"one block: time {', '.join(f'{ratio:.2f}' for ratio, _ in blocks)} ×, memory "
                 f"{', '.join(f'{ratio:.2f}' for _, ratio in blocks)} × (H = 128, H = 512, a batch of 16)",
                 "[Speed](speed.md#deep-networks)",
-                "yes for one block and one stream; the pullback and the update are not in this figure",
+                "yes for state and traces of one stream; a gradient and an update at every step cost more (below)",
             ],
         ],
+    )
+
+
+@said
+def price_of_a_network() -> str:
+    found = json.loads((RESULTS / "bench" / "network.json").read_text("utf-8"))["rows"][0]
+    times = {name: time["median"] for name, time in found["microseconds_a_step"].items()}
+    state = times["state"]
+    lines = [[name, f"{time:.1f}", f"{time / state:.1f}"] for name, time in times.items()]
+    names = list(times)
+    return (
+        table(["a step of", "µs", "× state alone"], lines) + "\n\n"
+        f"Traces merely double the step ({times[names[1]] / state:.1f} ×). Pulling a gradient back at *every* "
+        "step is dearer "
+        f"({times[names[2]] / state:.1f} ×), and an update by Adam at every step, which reads and writes every "
+        "weight, its "
+        f"gradient and two moments, the dearest ({times[names[3]] / state:.1f} ×): with one stream these pass over all "
+        "weights, where the state alone is one product with each. With weights frozen over a chunk the gradient takes "
+        f"{times[names[4]] / state:.1f} × of a step online and {times[names[5]] / state:.1f} × by BPTT.\n\n"
+        "`streamgrad bench network --out results/bench/network.json` · raw file: `results/bench/network.json`"
     )
 
 

@@ -69,8 +69,8 @@ def network(width: int, units: int, depth: int, algorithm: Algorithm) -> nn.Deep
 
 def price(width: int, units: int, depth: int, steps: int) -> dict[str, Program]:
     """What learning online adds to a network, part after part: its state alone, with the traces, with the gradient of
-    every step's loss pulled back through them, and with an update by Adam at every step. Beside them BPTT's gradient of
-    all steps at once."""
+    every step's loss pulled back through them, and with an update by Adam at every step. Beside them the gradients of
+    all steps at once, online and BPTT's."""
     model, whole = (network(width, units, depth, algorithm) for algorithm in (SnAp(1), BPTT()))
     xs, targets = _inputs(steps, IN), _inputs(steps, OUT)
     optimiser = optax.adam(1e-3)
@@ -103,14 +103,17 @@ def price(width: int, units: int, depth: int, steps: int) -> dict[str, Program]:
         make = lambda: (model, carries(model), xs, targets)
         return Program(compiled(functools.partial(run, learns=learns), donate=(1,)), make, steps)
 
+    def at_once(model):
+        make = lambda: (model, carries(model), xs, targets)
+        return Program(compiled(jax.value_and_grad(through_time)), make, steps)
+
     return {
         "state": served(inference(model), OUT, steps, inputs=xs),
         "state, traces": served(model, OUT, steps, inputs=xs),
         "state, traces, gradient": program(False),
         "state, traces, gradient, update": program(True),
-        "BPTT": Program(
-            compiled(jax.value_and_grad(through_time)), lambda: (whole, carries(whole), xs, targets), steps
-        ),
+        "state, gradient of a chunk": at_once(model),
+        "state, gradient of a chunk by BPTT": at_once(whole),
     }
 
 
