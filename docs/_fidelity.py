@@ -24,6 +24,10 @@ def claims_of_zucchet() -> str:
     lists = lambda mode: number(values("listops", "accuracy", "test", mode=mode), 1, 100)
     found = json.loads((RESULTS / "bench" / "deep.json").read_text("utf-8"))["rows"]
     blocks = [(r["ratio"], r["counts"]["allocated_bytes"]["ratio"]) for r in found if r["name"].startswith("block-")]
+    fashion = lambda: ", ".join(
+        f"{mode} {number(values('fashion-rows', 'accuracy', 'test', mode=mode), 1, 100)}%"
+        for mode in header("fashion-rows")["config"]["modes"]
+    )
     train = lambda run: header(run)["config"]["training"]
     work = lambda run: f"{train(run)['updates']:,} updates × {train(run)['batch']}"
     modes = ", ".join(f"{mode} {number(copying(mode))}" for mode in ("online", "lambda-gamma", "one-step", "spatial"))
@@ -58,10 +62,10 @@ def claims_of_zucchet() -> str:
                 "Long-range tasks: online near BPTT",
                 "sequential CIFAR, IMDB, ListOps",
                 f"digits: BPTT {digit('bptt')}%, online {digit('online')}%, one-step {digit('one-step')}%; "
-                "ListOps of 10 to "
+                f"Fashion-MNIST by row: {fashion()}; ListOps of 10 to "
                 f"50 tokens: BPTT {lists('bptt')}%, online {lists('online')}%",
                 sized("digits", f"3 × (64, 64), {work('digits')}"),
-                "on digits; ListOps has a gap; the long tasks themselves were not run",
+                "on images; ListOps has a gap; the long tasks themselves were not run",
             ],
             [
                 "Time and memory merely double",
@@ -260,6 +264,14 @@ GAPS = (
         "trace-patterning",
         1.0,
         "trace-conditioning --steps 8000000 --seeds 10",
+    ),
+    ("Fashion-MNIST by pixel, as many updates", "fashion-rows", 784 / 28, "fashion --by pixel --network.depth 3"),
+    (
+        "copy with 128 units, 93.8% zeros, without SnAp-2",
+        "snap-copy-128",
+        0.7,
+        "snap-copy --cells gru --networks sparse-128-8 --sparse BPTT SnAp-1 --sweep --rates 0.001 0.003 0.01 0.03 0.1 "
+        "--tokens 256000 --every 32000",
     ),
     ("generated 1-D digits, four modes", "digits", 2.5 * 40 / 64, "mnist1d"),
 )
