@@ -88,6 +88,7 @@ def price_of_a_network() -> str:
     names = list(times)
     return (
         table(["a step of", "µs", "× state alone"], lines) + "\n\n"
+        "(The core was shared with others: ratios count, not times.) "
         f"Traces merely double the step ({times[names[1]] / state:.1f} ×). Pulling a gradient back at *every* "
         "step is dearer "
         f"({times[names[2]] / state:.1f} ×), and an update by Adam at every step, which reads and writes every "

@@ -24,6 +24,7 @@ class LaggedRNN(Cell):
     $h_t = \phi(W_x x_t + \sum_{l \in \text{lags}} W_l h_{t-l} + b)$.
 
     The lags of a season, 24 and 168 of hourly data, say, reach over it in one link. With `lags=(1,)` it is `Vanilla`.
+    In the paper units hear the forecast at each lag (Jordan's feedback), a linear readout of them: W_l has rank one.
 
     - `lags`: steps back, different positive integers; `activation`: any function of a scalar (tanh);
     - `wiring`: from which units each unit hears, at every lag the same.
