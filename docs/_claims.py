@@ -118,14 +118,17 @@ def snap_by_rate() -> str:
     head = ["rate", *(f"{learning}, {'token' if update == 'token' else 'string'}" for learning, update in KINDS)]
     tokens = header("snap-copy")["config"]["tuning_tokens"]
     ahead = at(0.003, KINDS[0]) - at(0.003, KINDS[-1])
-    behind = at(0.03, KINDS[-1]) - max(at(rate, KINDS[0]) for rate in rates)
+    best = {kind: max(rates, key=lambda rate: at(rate, kind)) for kind in (KINDS[0], KINDS[-1])}
+    behind = at(best[KINDS[-1]], KINDS[-1]) - at(best[KINDS[0]], KINDS[0])
+    times = best[KINDS[-1]] / best[KINDS[0]]
     return (
         f"GRU, *sparse-32-2*, L less the bits a character after the first {tokens:,} tokens, by learning rate (the "
         "tuning runs: 3 seeds, none of those above):\n\n" + table(head, lines) + "\n\n"
         f"**At a small rate and early, an update at every token is ahead** (.003: RTRL by token {ahead:.1f} ahead "
         "of BPTT "
-        f"by string); **when each may take its best rate it is behind** (by {behind:.1f}): BPTT's best is ten times as "
-        f"high. BPTT's best, {max(rates):g}, is the largest of the list, so that it may be further ahead than this."
+        f"by string); **when each may take its best rate it is behind** (by {behind:.1f}): BPTT's best is {times:.0f} "
+        f"times as high. BPTT's best, {best[KINDS[-1]]:g}, is the largest of the list, so that it may be further ahead "
+        "than this."
     )
 
 

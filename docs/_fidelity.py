@@ -48,7 +48,7 @@ def claims_of_zucchet() -> str:
             [
                 "Independent units learn where dense cells under SnAp-1 do not",
                 "LRU ahead of a linear RNN and GRUs (m)",
-                f"LRU {cell('LRU 4 x (128, 64)')}, linear RNN {cell('linear RNN 4 x (146, 64)')}, GRU 4 × "
+                f"LRU {cell('LRU 4 x (128, 64)')}, linear RNN {cell('linear RNN 4 x (146, 64)')}, GRU 4 × (91, 91) "
                 f"{cell('GRU 4 x (91, 91)')}, GRU 1 × 134 {cell('GRU 1 x 134, readout 1072')}",
                 sized("copy-memory", work("copy-memory")),
                 "yes; without BPTT beside each cell it is open whether the single GRU's cell or its gradient is "
@@ -117,7 +117,7 @@ def claims_of_columns() -> str:
                 f"published code, s = .1 to dense: {theirs}",
                 f"integrating column: {shares}",
                 sized("columns-gradient", "the paper's test-bed"),
-                "yes with the published column; the gated one is kinder",
+                "with the published code, yes; with many links half of the signs are wrong, and the gated column is kinder",
             ],
             [
                 "Columns that grow predict trace patterning best",
