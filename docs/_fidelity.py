@@ -117,7 +117,7 @@ def claims_of_columns() -> str:
                 f"published code, s = .1 to dense: {theirs}",
                 f"integrating column: {shares}",
                 sized("columns-gradient", "the paper's test-bed"),
-                "with the published code, yes; with many links half of the signs are wrong, and the gated column is kinder",
+                "with the published code, yes; with many links half the signs are wrong; the gated column is kinder",
             ],
             [
                 "Columns that grow predict trace patterning best",
