@@ -1,11 +1,15 @@
-"""Fill the tables and figures of results.md from the raw files in results/: `python docs/_results.py`.
+"""Fill the tables and figures of results.md and fidelity.md from the raw files in results/: `python docs/_results.py`.
 
 A table stands between the marks `<!-- table: RUN: TITLE -->` and `<!-- end -->`, a figure between
-`<!-- figure: RUN: TITLE: FILE -->` and `<!-- end -->`; both are written anew, with the command and the raw file.
+`<!-- figure: RUN: TITLE: FILE -->` and `<!-- end -->`; both are written anew, with the command and the raw file. What
+`_claims.py` and `_fidelity.py` compute stands between `<!-- say: NAME -->` and `<!-- end -->`.
 """
 
 import re
 from pathlib import Path
+
+import _fidelity  # noqa: F401  (its tables are in SAID, too)
+from _claims import SAID
 
 from streamgrad.report.page import make_chapters
 from streamgrad.report.runs import read_runs
@@ -13,6 +17,10 @@ from streamgrad.report.tables import Table, to_markdown
 
 HERE = Path(__file__).parent
 MARK = re.compile(r"(<!-- (table|figure): ([^:]+): ([^:]+?)(?:: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+SAY = re.compile(r"(<!-- say: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PAGES = "results.md", "fidelity.md"
 
 
 def filled(page: str, pictures: bool = True) -> str:
@@ -35,9 +43,11 @@ def filled(page: str, pictures: bool = True) -> str:
         command = chapter.run.origins[0].command
         return f"{start}\n{body}\n\n`{command}` · raw file: `results/{run}/results.jsonl`\n\n{end}"
 
+    page = SAY.sub(lambda match: f"{match[1]}\n{SAID[match[2]]()}\n\n{match[3]}", page)
     return MARK.sub(fill, page)
 
 
 if __name__ == "__main__":
-    path = HERE / "results.md"
-    path.write_text(filled(path.read_text("utf-8")), "utf-8")
+    for page in PAGES:
+        path = HERE / page
+        path.write_text(filled(path.read_text("utf-8")), "utf-8")

@@ -136,10 +136,18 @@ def rflo(layer, cell, problem):
 
 
 def eprop(layer, cell, problem):
+    return _through_a_leak(layer.algorithm.low_pass, cell, problem)
+
+
+def otpe(layer, cell, problem):
+    return _through_a_leak(layer.algorithm.leak, cell, problem)
+
+
+def _through_a_leak(leak, cell, problem):
     found = parts(cell, *problem)
     traces, kept, filtered = eligibility(found), 0, []
     for trace in traces:
-        kept = layer.algorithm.low_pass * kept + trace
+        kept = leak * kept + trace
         filtered.append(kept)
     return found.named(np.einsum("tr,trp->tp", found.delta, np.stack(filtered)))
 

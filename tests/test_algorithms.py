@@ -362,7 +362,7 @@ def test_every_stream_and_sequence_draws_its_own(algorithm):
 # Precision, arguments, refusals.
 
 EVERY = [
-    sg.UORO(), sg.DODGE(), sg.KFRTRL(), sg.OK(2), sg.RFLO(), sg.EProp(low_pass=0.5), sg.ESDRTRL(), sg.MDGL(),
+    sg.UORO(), sg.DODGE(), sg.KFRTRL(), sg.OK(2), sg.RFLO(), sg.EProp(low_pass=0.5), sg.OTPE(), sg.ESDRTRL(), sg.MDGL(),
     sg.MDGL(types=2), sg.ModProp(), sg.DNI(), sg.KeRNL(), sg.RandomK(2), sg.Sketched(2),
 ]  # fmt: skip
 

@@ -410,7 +410,7 @@ def test_what_makes_no_wiring_is_refused(make, words):
 
 def test_the_experiment_runs_drawn_links_among_all_links():
     settings = columns_gradient.Settings(columns=3, features=2, inputs=IN, scale=1.5)
-    drawn_, whole = (columns_gradient.network(settings, s, 4) for s in (1.0, "dense"))
+    drawn_, whole = (columns_gradient.network(settings, "gated", s, 4) for s in (1.0, "dense"))
     among, there = columns_gradient.among_all_links(drawn_, whole)
     index = drawn(2 / 7, 4).connect(7, 3, 2).index()
     assert there.links.sum() == (index < 7).sum() > 0 and there.own.all()

@@ -140,6 +140,18 @@ ROWS = [
         spatial=None,
         unit_of_row=[0, 1, 2, 3, 4, 5] + [6, 7] * 2,
     ),
+    Row(
+        "LaggedRNN",
+        lambda key, **dtype: cells.LaggedRNN(IN, 3, lags=(1, 3), key=key, wiring=OWN["wiring"], **dtype),
+        spatial=None,
+        unit_of_row=[0, 1, 2] * 3,
+    ),
+    Row(
+        "ByAction-GRU",
+        lambda key: cells.ByAction(lambda key: cells.GRU(IN - 2, 4, key=key, **OWN), 2, key=key),
+        spatial=None,
+        unit_of_row=[0, 1, 2, 3],
+    ),
     Row("Function", lambda key: ring_cell("auto"), spatial=None, unit_of_row=[*range(9)]),
     Row("Function-dense", lambda key: ring_cell("dense"), spatial=None, unit_of_row=[0] * 9),
     Row("Function-complex", lambda key: rotor_cell(), spatial=None, unit_of_row=[0] * 6),
@@ -192,6 +204,7 @@ ALGORITHMS = {
     "RFLO-alone": Algorithm(sg.RFLO(), order=1, on=("IndRNN-relu", "MinGRU", "LRU", "RTU")),
     "e-prop": Algorithm(sg.EProp(), rule=definitions.eprop, on=("LIF-sparse", "LIF-detached", "ALIF-sparse")),
     "e-prop-leaky": Algorithm(sg.EProp(low_pass=0.6), rule=definitions.eprop, on=("LSTM-blocks", "ALIF-sparse")),
+    "OTPE": Algorithm(sg.OTPE(leak=0.7), rule=definitions.otpe, on=("LIF-sparse", "LIF-detached")),
     "ES-D-RTRL": Algorithm(
         sg.ESDRTRL(decay=0.8),
         rule=definitions.es_d_rtrl,

@@ -75,19 +75,20 @@ PUBLIC = {
     "": """cells wiring nn losses Recurrent Learner Readout RTRL SnAp TBPTT BPTT Spatial Frozen
            explain check_gradients inference compare PES ForwardGradient UORO KFRTRL OK RFLO EProp DNI KeRNL DODGE
            Fleet""",
-    "cells": """Vanilla GRU LSTM LeakyRNN IndRNN MinGRU LRU RTU LIF ALIF LinearRNN Chain Function""",
+    "cells": """Vanilla GRU LSTM LeakyRNN IndRNN MinGRU LRU RTU LIF ALIF LinearRNN LaggedRNN ByAction Chain Function""",
     "wiring": "Dense Sparse Blocks Columns",
     "losses": "mse",
     "fleet": "Fleet Kernel apply FleetError",
     "sharding": "streams columns",
-    "nn": "Sequential Parallel Residual Deep Block GatedLinear Dropout RunningMean Normalise Lags unroll",
+    "nn": """Sequential Parallel Residual Deep Block GatedLinear Dropout RunningMean Normalise Lags GenerateAndTest
+             unroll""",
     "optimisers": "adamw recurrent_parameters",
 }
 NAMES = [(space, name) for space, names in PUBLIC.items() for name in names.split()]
 CELLS = set(PUBLIC["cells"].split())
 ALGORITHMS = {
     *("RTRL", "SnAp", "TBPTT", "BPTT", "Spatial", "Frozen", "UORO", "KFRTRL", "OK", "RFLO", "EProp", "DNI", "KeRNL"),
-    *("DODGE", "ESDRTRL", "MDGL", "ModProp", "RandomK", "Sketched"),
+    *("DODGE", "ESDRTRL", "MDGL", "ModProp", "OTPE", "RandomK", "Sketched"),
 }
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))

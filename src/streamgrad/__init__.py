@@ -24,6 +24,7 @@ from .algorithms import (
     KFRTRL as KFRTRL,
     MDGL as MDGL,
     OK as OK,
+    OTPE as OTPE,
     RFLO as RFLO,
     RTRL as RTRL,
     TBPTT as TBPTT,

@@ -12,6 +12,7 @@ from ._mdgl import MDGL as MDGL
 from ._modprop import ModProp as ModProp
 from ._named import NAMED as NAMED, algorithm as algorithm
 from ._ok import OK as OK
+from ._otpe import OTPE as OTPE
 from ._random_k import RandomK as RandomK
 from ._rflo import RFLO as RFLO
 from ._rtrl import RTRL as RTRL

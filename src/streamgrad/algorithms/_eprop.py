@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import equinox as eqx
-import jax
 
-from ._internal import Internally
+from ._internal import Filtered
 
 
-class EProp(Internally):
+class EProp(Filtered):
     r"""e-prop: eligibility traces of each unit's internal state, weighed by a learning signal from above.
 
     $$\epsilon_t = \left.\frac{\partial s_t}{\partial s_{t-1}}\right|_{\text{drives}} \epsilon_{t-1} + I_t, \qquad
@@ -38,28 +36,9 @@ class EProp(Internally):
         if not 0 <= self.low_pass < 1:
             raise ValueError(f"EProp(low_pass=κ) needs 0 <= κ < 1, got {self.low_pass!r}.")
 
-    def init(self, core: Any, state, *, key):
-        trace = lambda: super(EProp, self).init(core, state, key=key)
-        return (trace(), trace()) if self.low_pass else trace()
-
-    def advance(self, core: Any, trace, state, x, context):
-        if not self.low_pass:
-            return super().advance(core, trace, state, x, context)
-        trace, filtered = trace
-        new, trace, _ = super().advance(core, trace, state, x, context)
-        filtered = jax.tree.map(lambda old, now: self.low_pass * old + now, filtered, trace)
-        return new, (trace, filtered), filtered
-
-    def check_unroll(self, core: Any):
-        if self.low_pass:
-            raise self._no_chunk()
-        super().check_unroll(core)
+    @property
+    def kappa(self):
+        return self.low_pass
 
     def traits(self, core: Any):
-        traits = self._traits(core, "Bellec et al. 2020")
-        if not self.low_pass:
-            return traits
-        reason = "each spike's effect is filtered as by a leaky readout; under such a readout, " + traits.reason
-        twice = {name: 2 * getattr(traits, name) for name in ("kept", "bytes", "temporaries")}
-        flops = traits.flops + 2 * traits.kept
-        return dataclasses.replace(traits, bias="biased", reason=reason, flops=flops, **twice)
+        return self._filtered_traits(core, "Bellec et al. 2020", "a leaky readout; under such a readout")

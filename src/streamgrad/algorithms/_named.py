@@ -16,6 +16,7 @@ from ._kfrtrl import KFRTRL
 from ._mdgl import MDGL
 from ._modprop import ModProp
 from ._ok import OK
+from ._otpe import OTPE
 from ._random_k import RandomK
 from ._rflo import RFLO
 from ._rtrl import RTRL
@@ -38,6 +39,7 @@ NAMED: dict[str, Callable[..., Algorithm]] = {
     "DODGE": lambda: DODGE(horizon=32),  # for streams without an end
     "RFLO": RFLO,
     "EProp": EProp,
+    "OTPE": OTPE,
     "MDGL": MDGL,
     "ModProp": ModProp,
     "KeRNL": KeRNL,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 
 from .. import nn
 from .._inference import inference
@@ -17,6 +20,7 @@ from ._programs import compiled
 from ._timing import Program
 
 DTYPE = jnp.float32
+IN, OUT = 8, 7  # of a whole network, as copy memory has them
 
 
 def block(size: int, algorithm: Algorithm) -> nn.Block:
@@ -29,11 +33,12 @@ def _inputs(*shape: int):
     return jax.random.normal(jax.random.key(1), shape, DTYPE)
 
 
-def served(model: Any, size: int, steps: int, streams: int | None = None) -> Program:
+def served(model: Any, size: int, steps: int, streams: int | None = None, inputs: Any = None) -> Program:
     """Step after step with frozen weights, nothing pulled back. All that is carried comes back at the end, with the
-    sum of the outputs: neither traces nor outputs are dead code."""
+    sum of the outputs, of this size as the inputs are unless these are given: neither traces nor outputs are dead
+    code."""
     lead = () if streams is None else (streams,)
-    xs = _inputs(steps, *lead, size)
+    xs = _inputs(steps, *lead, size) if inputs is None else inputs
 
     def run(model, carry, total, xs):
         one = model if streams is None else jax.vmap(lambda carry, x: model(carry, x))
@@ -54,6 +59,62 @@ def with_traces(size: int, steps: int, streams: int | None = None) -> dict[str, 
     model = block(size, SnAp(1))
     models = {"inference": inference(model), "inference + traces": model}
     return {name: served(model, size, steps, streams) for name, model in models.items()}
+
+
+def network(width: int, units: int, depth: int, algorithm: Algorithm) -> nn.Deep:
+    """A whole network as for copy memory: encoder, blocks of LRUs, decoder; no dropout."""
+    key = jax.random.key(0)
+    return nn.Deep(IN, OUT, width=width, units=units, depth=depth, algorithm=algorithm, key=key, dtype=DTYPE)
+
+
+def price(width: int, units: int, depth: int, steps: int) -> dict[str, Program]:
+    """What learning online adds to a network, part after part: its state alone, with the traces, with the gradient of
+    every step's loss pulled back through them, and with an update by Adam at every step. Beside them the gradients of
+    all steps at once, online and BPTT's."""
+    model, whole = (network(width, units, depth, algorithm) for algorithm in (SnAp(1), BPTT()))
+    xs, targets = _inputs(steps, IN), _inputs(steps, OUT)
+    optimiser = optax.adam(1e-3)
+
+    def through_time(model, carry, xs, targets):
+        return jnp.sum(jnp.mean((nn.unroll(model, carry, xs)[1] - targets) ** 2, axis=1))
+
+    def loss(model, carry, x, target):
+        carry, y = model(carry, x)
+        return jnp.mean((y - target) ** 2), carry
+
+    def run(model, carry, xs, targets, learns):
+        parameters, fixed = eqx.partition(model, eqx.is_inexact_array)
+
+        def step(both, now):
+            parameters, carry, rest = both
+            model = eqx.combine(parameters, fixed)
+            (_, carry), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(model, carry, *now)
+            if not learns:
+                return (parameters, carry, jax.tree.map(jnp.add, rest, gradient)), None
+            with jax.numpy_dtype_promotion("standard"):  # Optax mixes precisions
+                updates, rest = optimiser.update(gradient, rest)
+            return (optax.apply_updates(parameters, updates), carry, rest), None
+
+        zeros = jax.tree.map(jnp.zeros_like, parameters)
+        start = parameters, carry, optimiser.init(parameters) if learns else zeros
+        return jax.lax.scan(step, start, (xs, targets))[0]
+
+    def program(learns):
+        make = lambda: (model, carries(model), xs, targets)
+        return Program(compiled(functools.partial(run, learns=learns), donate=(1,)), make, steps)
+
+    def at_once(model):
+        make = lambda: (model, carries(model), xs, targets)
+        return Program(compiled(jax.value_and_grad(through_time)), make, steps)
+
+    return {
+        "state": served(inference(model), OUT, steps, inputs=xs),
+        "state, traces": served(model, OUT, steps, inputs=xs),
+        "state, traces, gradient": program(False),
+        "state, traces, gradient, update": program(True),
+        "state, gradient of a chunk": at_once(model),
+        "state, gradient of a chunk by BPTT": at_once(whole),
+    }
 
 
 def _by_unroll(model, carry, xs):

@@ -249,6 +249,11 @@ ROWS = {
         "a deep block with its traces, no gradient", "LRU, N = H = 128, 16 streams share the weights but no traces",
         to_reach=None, stretch=None, **_block(128, 16),
     ),
+    "network": Row(
+        "a whole deep network, learning online", "4 blocks, H = 128, LRU of N = 64, batch 1, an update at every step",
+        lambda steps: deep.price(128, 64, 4, steps),
+        _over("state, traces, gradient, update", "state"), "of the time of its state alone", None, None, steps=512,
+    ),
     "chunk-128": Row(
         "the gradient of a chunk", "the same block, N = H = 128, 1024 steps, batch 1, loss of all steps",
         lambda steps: deep.gradients(128, steps),

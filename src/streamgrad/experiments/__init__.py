@@ -30,6 +30,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         digits_stream.EXPERIMENT,
         sequences.MNIST1D,
         sequences.LISTOPS,
+        sequences.FASHION,
         sequences.SCIFAR,
         sequences.IMDB,
         columns_gradient.EXPERIMENT,

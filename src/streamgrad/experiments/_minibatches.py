@@ -19,7 +19,7 @@ from .._compile import compiler_options
 from .._memory import finite, is_algorithm
 from .._select import select
 from ..losses import cross_entropy
-from ..nn import unroll
+from ..nn import check_unroll, unroll
 from ..tasks.drawn import Drawn
 from ._experiment import Recorder
 
@@ -51,17 +51,19 @@ class State(NamedTuple):
 class Crowd:
     """Many seeds of one network. `make(key)` builds it; its answers are logits of the next character.
 
-    Algorithms learn by their traces, a token at a time; BPTT, which has none, by the gradient of a sequence.
+    With updates at every token algorithms learn by their traces. With one a sequence weights are frozen within it:
+    the same gradient is one pass backwards over it, where `chunked` asks for that and every algorithm has such a form
+    (`sg.nn.unroll`; BPTT has no other).
     Raises `ValueError` for BPTT with updates at every token.
     """
 
-    def __init__(self, make: Callable[[Any], Any], task: Drawn, update: Update):
+    def __init__(self, make: Callable[[Any], Any], task: Drawn, update: Update, *, chunked: bool = False):
         self.make, self.task, self.update = make, task, update
         example = make(jax.random.key(0))
-        self.whole = _carries_credit(example)
+        self.whole = _carries_credit(example) or (chunked and update == "sequence" and _has_chunks(example))
         self.static = eqx.partition(example, eqx.is_inexact_array)[1]
         self.optimiser = optax.scale_by_adam()
-        if self.whole and update == "token":
+        if _carries_credit(example) and update == "token":
             raise ValueError("BPTT needs all of a sequence: it has one update for each, none at every token.")
         options = compiler_options(batched=True)
         run = self._sequences if self.whole else self._tokens
@@ -142,7 +144,7 @@ class Crowd:
         count = state.count + last.astype(jnp.int32)
         return state._replace(level=level, count=count, said=jnp.where(last, 0, total)), said
 
-    # Sequence by sequence: the gradient of frozen weights, in one pass backwards.
+    # Sequence by sequence: the gradient of frozen weights, in one pass backwards. Sequences run to their end.
 
     @functools.cached_property
     def _times(self) -> list[int]:
@@ -191,6 +193,15 @@ class Crowd:
 def _carries_credit(model: Any) -> bool:
     """Whether an algorithm of the model needs all of a sequence at once."""
     return any(is_algorithm(node) and node.credit == "carry" for node in jax.tree.leaves(model, is_leaf=is_algorithm))
+
+
+def _has_chunks(model: Any) -> bool:
+    """Whether every algorithm of the model has a gradient of a whole sequence in one pass backwards."""
+    try:
+        check_unroll(model)
+    except TypeError:
+        return False
+    return True
 
 
 def train(

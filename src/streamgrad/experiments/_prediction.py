@@ -48,8 +48,9 @@ class Learners:
 
     learners: tuple[str, ...]
     """A trial for each: columnar-N and constructive-N (N columns), ccn-N-L (N columns, L a stage), tbptt-K-H (an LSTM
-    of H dense units, K steps back), snap-H and uoro-H (the same with SnAp-1 and UORO). Behind any, -init: starts
-    otherwise, see `spread` and `forget_bias`; behind the last three, -raw: without normalisation."""
+    of H dense units, K steps back), snap-H and uoro-H (the same with SnAp-1 and UORO), gnt-N (N memories of three
+    inputs that are drawn and tested, without normalisation). Behind any but the last, -init: starts otherwise, see
+    `spread` and `forget_bias`; behind tbptt, snap and uoro, -raw: without normalisation."""
     rates: tuple[float, ...] = (1e-3, 3e-4, 1e-4, 3e-5)
     """Step sizes to choose from, the same list for every learner, by the error at the end of short streams. Readout
     weights have it divided by the number of features."""
@@ -90,11 +91,13 @@ class Learners:
         kind, *rest = name.split("-")
         numbers = [int(word) for word in rest if word.isdigit()]
         options = {word for word in rest if not word.isdigit()}
-        allowed = {"init"} if kind in ("columnar", "constructive", "ccn") else {"raw", "init"}
+        allowed = {"gnt": set(), "snap": {"raw", "init"}, "uoro": {"raw", "init"}, "tbptt": {"raw", "init"}}.get(
+            kind, {"init"}
+        )
         if _NUMBERS.get(kind) != len(numbers) or not options <= allowed or 0 in numbers:
             raise ValueError(
-                f"no learner {name!r}: give columnar-N, constructive-N, ccn-N-L, tbptt-K-H, snap-H or uoro-H, if "
-                "wanted with -init behind, or with -raw behind the last three."
+                f"no learner {name!r}: give columnar-N, constructive-N, ccn-N-L, gnt-N, tbptt-K-H, snap-H or uoro-H, "
+                "if wanted with -init behind (but gnt), or with -raw behind the last three."
             )
         return kind, numbers, options
 
@@ -102,6 +105,8 @@ class Learners:
         """A learner's network, for a run of so many steps."""
         kind, numbers, options = self.parse(name)
         scale, forget_bias = (self.spread, self.forget_bias) if "init" in options else (0.01, 0.0)
+        if kind == "gnt":
+            return nn.Sequential([nn.GenerateAndTest(in_size, numbers[0], fan_in=min(3, in_size))])
         if kind in ("columnar", "constructive", "ccn"):
             units = numbers[0]
             per_stage = {"columnar": units, "constructive": 1}.get(kind, numbers[-1])
@@ -119,7 +124,7 @@ class Learners:
         return nn.Sequential(layers[1::2] if "raw" in options else layers)
 
 
-_NUMBERS = {"columnar": 1, "constructive": 1, "ccn": 2, "tbptt": 2, "snap": 1, "uoro": 1}
+_NUMBERS = {"columnar": 1, "constructive": 1, "ccn": 2, "gnt": 1, "tbptt": 2, "snap": 1, "uoro": 1}
 
 
 @dataclasses.dataclass(frozen=True)

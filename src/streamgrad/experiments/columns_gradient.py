@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -22,12 +23,16 @@ from ._experiment import Experiment, Recorder, Row, Trial
 from ._settings import at_least, some
 
 Loss = Callable[[Array, Array], Array]
+Memory = Literal["integrator", "gated", "none"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Columns with sparse links."""
 
+    memory: tuple[Memory, ...] = ("integrator", "gated")
+    """How a column keeps its state h: integrator, h + i, as the published code has it, so that what one column hears
+    of another is never forgotten; gated, f h + i, as the paper has it; none, i."""
     beds: tuple[Literal["recurrent", "meta"], ...] = ("recurrent", "meta")
     """recurrent: a fixed random readout of the columns; meta: a readout that LMS learns."""
     links: tuple[float, ...] = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
@@ -54,7 +59,7 @@ class Settings:
     """Repetitions: other weights, links, inputs and targets; all together."""
 
     def __post_init__(self):
-        some(self, "beds")
+        some(self, "memory", "beds")
         at_least(0, self, "links")
         at_least(1, self, "columns", "features", "inputs", "steps", "seeds")
         if not (self.links or self.dense):
@@ -69,14 +74,14 @@ class Settings:
         return self.features * (self.columns - 1) + self.columns
 
 
-def network(settings: Settings, s: float | str, seed: int) -> FeatureColumns:
-    """The columns of one seed; `s` as in `links`, or "dense"."""
+def network(settings: Settings, memory: Memory, s: float | str, seed: int) -> FeatureColumns:
+    """The columns of one seed; `s` as in `links`, or "dense". The weights are the same for every memory."""
     wiring = Dense()
     if not isinstance(s, str) and (density := s * settings.features / settings.sources) < 1:
         wiring = Sparse(density=density, counts="drawn", seed=seed) if s else Columns()
     key = jax.random.fold_in(jax.random.key(seed), 0)
     sizes = (settings.inputs, settings.columns)
-    cell = FeatureColumns(*sizes, features=settings.features, wiring=wiring, key=key)
+    cell = FeatureColumns(*sizes, features=settings.features, wiring=wiring, memory=memory, key=key)
     times = settings.scale / 3**0.5  # the cell's own weights are within √(3 / fan-in)
     return jax.tree.map(lambda leaf: times * leaf if eqx.is_inexact_array(leaf) else leaf, cell)
 
@@ -181,10 +186,10 @@ def _compare_all(bed, step_size, cells, there, readouts, xs, ys):
     return jax.lax.map(one, (parameters, there, readouts, xs, ys))
 
 
-def run(settings: Settings, bed: str, s: float | str, recorder: Recorder) -> None:
+def run(settings: Settings, memory: Memory, bed: str, s: float | str, recorder: Recorder) -> None:
     """One test-bed with so many links, all seeds."""
-    whole = network(settings, "dense", 0)
-    drawn = [_problem(settings, s, seed, whole) for seed in range(settings.seeds)]
+    whole = network(settings, memory, "dense", 0)
+    drawn = [_problem(settings, memory, s, seed, whole) for seed in range(settings.seeds)]
     cells, there, *data = jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
     found = _compare_all(bed, settings.step_size, cells, eqx.filter(there, eqx.is_array), *data)
     for credit, values in jax.device_get(found).items():
@@ -193,7 +198,7 @@ def run(settings: Settings, bed: str, s: float | str, recorder: Recorder) -> Non
             recorder.write(seed, settings.steps, "end", final=True, credit=credit, **of_seed)
 
 
-def _problem(settings: Settings, s: float | str, seed: int, whole: FeatureColumns):
+def _problem(settings: Settings, memory: Memory, s: float | str, seed: int, whole: FeatureColumns):
     """A network, which parameters it has, a readout, inputs and targets: the data are the same for every s."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), 3)
     dtype = whole.bias.dtype
@@ -201,14 +206,15 @@ def _problem(settings: Settings, s: float | str, seed: int, whole: FeatureColumn
     readout = jax.random.uniform(keys[0], (settings.columns,), dtype, -bound, bound)
     xs = jax.random.bernoulli(keys[1], shape=(settings.steps, settings.inputs)).astype(dtype)
     ys = jax.random.uniform(keys[2], (settings.steps,), dtype, -settings.target, settings.target)
-    return *among_all_links(network(settings, s, seed), whole), readout, xs, ys
+    return *among_all_links(network(settings, memory, s, seed), whole), readout, xs, ys
 
 
 def _trials(settings: Settings, rows: list[Row]) -> Iterator[Trial]:
     del rows
-    for bed in settings.beds:
-        for s in (*settings.links, *(["dense"] if settings.dense else [])):
-            yield Trial({"test-bed": bed, "s": s}, functools.partial(run, settings, bed, s))
+    densities = (*settings.links, *(["dense"] if settings.dense else []))
+    for memory, bed, s in itertools.product(settings.memory, settings.beds, densities):
+        variant = {"memory": memory, "test-bed": bed, "s": s}
+        yield Trial(variant, functools.partial(run, settings, memory, bed, s))
 
 
 def _views(settings: Settings) -> list[dict[str, Any]]:
@@ -217,12 +223,12 @@ def _views(settings: Settings) -> list[dict[str, Any]]:
         f"s is the mean number of links of a gate, as a multiple of the {settings.features} features of a column. "
         f"dense: every link, s = {most:g}; a larger s is cut to that."
     )
-    shared = {"view": "against", "x": "s", "by": ["test-bed", "credit"], "split": "end", "note": note}
+    shared = {"view": "against", "x": "s", "by": ["memory", "test-bed", "credit"], "split": "end", "note": note}
     return [
         {
             "view": "table",
             "title": "Estimate and true gradient",
-            "rows": ["test-bed", "credit", "s"],
+            "rows": ["memory", "test-bed", "credit", "s"],
             "metrics": ["same_sign", "cosine", "error", "difference"],
             "split": "end",
             "note": note,
@@ -240,9 +246,11 @@ EXPERIMENT = Experiment(
     "sees of the others fixed. Random inputs of 0 and 1, random targets, no learning of the columns' parameters; the "
     "gradient of the sum of half the squared errors, estimated online, beside backpropagation through all steps. "
     "recurrent: a fixed random readout, uniform with variance 1 / n. meta: the readout is learned by LMS, and the "
-    "gradient goes through its weights, too; RTRL keeps every effect on them. Over all parameters of the columns; a "
-    "sign counts where the product of estimate and gradient is beyond 1e-10. In float32.",
-    duration="2 minutes",
+    "gradient goes through its weights, too; RTRL keeps every effect on them. integrator, gated: how a column "
+    "keeps its "
+    "state. Over all parameters of the columns; a sign counts where the product of estimate and gradient is beyond "
+    "1e-10. In float32.",
+    duration="3 minutes",
     config=Settings(),
     quick=Settings(links=(0.0, 1.0), columns=4, features=2, inputs=6, steps=10, seeds=3),
     trials=_trials,

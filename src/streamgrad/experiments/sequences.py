@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 from ..tasks import sequences
 from ._classify import QUICK, Shared, experiment
-from ._settings import Network, Training
+from ._settings import Mode, Network, Training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,36 @@ LISTOPS = experiment(
     ListOps(),
     ListOps(**QUICK, expressions=500),
     _listops,
+    0.1,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fashion(Shared):
+    """Fashion-MNIST, pixel by pixel or row by row."""
+
+    modes: tuple[Mode, ...] = ("bptt", "online", "one-step", "spatial", "frozen")
+    """How the recurrent layers learn; a trial for each."""
+    data: Path = Path("/usr/share/datasets/fashion-mnist")
+    """The folder of its four IDX files, compressed or not: where Debian's package dataset-fashion-mnist puts them."""
+    by: Literal["pixel", "row"] = "row"
+    """pixel: 784 steps of one number; row: 28 steps of 28."""
+    valid: int = 5_000
+    """Images of the training files for validation."""
+    network: Network = dataclasses.field(default_factory=lambda: Network(depth=4, width=64, units=64))
+    training: Training = dataclasses.field(default_factory=lambda: Training(updates=2400))
+
+
+FASHION = experiment(
+    "fashion",
+    "Fashion-MNIST by pixel or by row",
+    "28 x 28 images of clothes, one row a step (28 steps) or one pixel (784): 55,000 training, 5,000 validation, "
+    "10,000 "
+    "test images, from IDX files in a folder that you name: --data. MNIST and KMNIST come in the same files.",
+    "1 hour by row, 3 days by pixel",
+    Fashion(),
+    Fashion(**{**QUICK, "modes": ("bptt", "frozen")}, valid=20),
+    lambda s: sequences.fashion(s.data, by=s.by, valid=s.valid),
     0.1,
 )
 

@@ -9,6 +9,7 @@ from ._deep import Block as Block, Deep as Deep
 from ._dropout import Dropout as Dropout
 from ._fixed import Fixed as Fixed
 from ._gated import GatedLinear as GatedLinear
+from ._generate_and_test import Features as Features, GenerateAndTest as GenerateAndTest
 from ._lags import Lags as Lags
 from ._low_pass import LowPass as LowPass
 from ._normalise import Normalise as Normalise
