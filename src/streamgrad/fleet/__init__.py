@@ -4,4 +4,7 @@ from .._memory import Output as Output
 from ._apply import apply as apply
 from ._errors import FleetError as FleetError
 from ._fleet import Fleet as Fleet
+from ._forecasters import Forecasters as Forecasters
 from ._kernel import Kernel as Kernel
+from ._record import Record as Record
+from ._summary import Summary as Summary

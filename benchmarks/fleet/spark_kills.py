@@ -1,0 +1,230 @@
+"""Kill a fleet on Spark with -9 in mid-batch, go on, rescale 1 → 3, and compare every byte.
+
+    python benchmarks/fleet/spark_kills.py --kills 3 --files 12 --rows 2000 --out results/fleet-spark
+
+A local Spark learns from files of rows, one a micro-batch. The run that is compared with is one that nobody touched, on
+one partition. The other one is killed, Java and Python workers with it, while a micro-batch is under way (its offsets
+are written and its commit is not), goes on, and is rescaled to three partitions half way. Predictions and states are
+compared with those of the first, and predictions with an embedded `sg.Fleet`, too. Writes a log line for each kill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+SCHEMA = "sensor string, n bigint, x double, y double"
+
+
+def write_files(folder: Path, files: int, rows: int, keys: int) -> None:
+    """Rows as JSON lines: a file for each micro-batch, whose times of modification are their order."""
+    folder.mkdir(parents=True)
+    for k in range(files):
+        rng = np.random.default_rng([11, k])
+        name = rng.zipf(1.3, size=rows) % keys
+        n = np.arange(k * rows, (k + 1) * rows)
+        x = np.sin(n / 50 + name)
+        y = np.where(rng.random(rows) < 0.03, np.nan, np.sin(n / 50 + 0.3 + name) + 0.1 * rng.normal(size=rows))
+        order = rng.permutation(rows)  # within a micro-batch the processor sorts
+        line = lambda j: (
+            {"sensor": f"s{name[j]}", "n": int(n[j]), "x": float(x[j])} | ({} if np.isnan(y[j]) else {"y": float(y[j])})
+        )
+        file = folder / f"{k:04}.json"
+        file.write_text("".join(json.dumps(line(j)) + "\n" for j in order))
+        os.utime(file, (1.7e9 + k, 1.7e9 + k))
+
+
+def kernel() -> Any:
+    """Made in each Python worker of Spark."""
+    sys.path.insert(0, str(HERE))
+    import nets
+
+    import streamgrad as sg
+
+    make, update = nets.LEARNERS["lru-16 adam"]
+    return sg.fleet.Kernel(make, update, loss=sg.losses.mse)
+
+
+def session(partitions: int) -> Any:
+    from pyspark.sql import SparkSession
+
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder = SparkSession.builder.master(f"local[{partitions}]").appName("fleet")
+    settings = {
+        "spark.ui.enabled": "false",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.sql.shuffle.partitions": partitions,
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.streaming.stateStore.providerClass": (
+            "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider"
+        ),
+    }
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    return session
+
+
+def child(given: argparse.Namespace) -> None:
+    """Learn from all files that are there, or rescale, or say what came of it."""
+    from streamgrad.fleet import spark
+
+    folder, partitions = given.child, given.partitions
+    at = {name: str(folder / name) for name in ("rows", "said", "checkpoint")}
+    driver = session(partitions)
+    if given.rescale:
+        driver._streamingCheckpointManager.repartition(at["checkpoint"], partitions)
+        return
+    if given.digest:
+        said = driver.read.parquet(at["said"]).orderBy("n").collect()
+        states = driver.read.format("statestore").option("stateVarName", "learners").load(at["checkpoint"])
+        kept = sorted((row.list_element.key, bytes(row.list_element.state)) for row in states.collect())
+        lines = [(r.sensor, r.n, np.float32(r.prediction).tobytes(), np.float32(r.loss).tobytes()) for r in said]
+        digest = lambda what: hashlib.sha256(repr(what).encode()).hexdigest()
+        predictions = np.array([r.prediction for r in said], np.float32)
+        np.save(folder / "predictions.npy", predictions)
+        (folder / "digest.json").write_text(
+            json.dumps({"rows": len(said), "keys": len(kept), "said": digest(lines), "states": digest(kept)})
+        )
+        return
+    rows = driver.readStream.schema(SCHEMA).option("maxFilesPerTrigger", 1).json(at["rows"])
+    said = spark.learn(rows, kernel, key="sensor", order="n", inputs=["x"], targets=["y"], shards=given.shards)
+    stream = said.writeStream.format("parquet").option("path", at["said"])
+    begun = time.monotonic()
+    query = stream.option("checkpointLocation", at["checkpoint"]).trigger(availableNow=True).start()
+    query.awaitTermination()
+    batches = [(p["batchId"], p["numInputRows"], p["batchDuration"]) for p in map(_progress, query.recentProgress)]
+    (folder / "progress.json").write_text(json.dumps({"seconds": time.monotonic() - begun, "batches": batches}))
+
+
+def _progress(progress: Any) -> Any:
+    return json.loads(progress.json) if hasattr(progress, "json") else progress
+
+
+def start(folder: Path, given: argparse.Namespace, partitions: int, *more: str) -> subprocess.Popen:
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"), "NPROC": "1"}
+    cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    command = [sys.executable, __file__, "--child", str(folder), "--partitions", str(partitions)]
+    command += ["--shards", str(given.shards), *more]
+    with open(folder.parent / f"{folder.name}.log", "ab") as log:
+        return subprocess.Popen(command, env=os.environ | cache, start_new_session=True, stdout=log, stderr=log)
+
+
+def run(folder: Path, given: argparse.Namespace, partitions: int, *more: str) -> None:
+    if start(folder, given, partitions, *more).wait():
+        log = (folder.parent / f"{folder.name}.log").read_text(errors="replace")
+        raise RuntimeError(f"Spark failed:\n{log[-4000:]}")
+
+
+def newest(folder: Path) -> int:
+    """The number of the newest file of a log of Spark, -1 where there is none."""
+    return max((int(file.name) for file in folder.glob("*") if file.name.isdecimal()), default=-1)
+
+
+def kill_in_mid_batch(folder: Path, given: argparse.Namespace, partitions: int, wait: float) -> dict[str, Any] | None:
+    """Start, wait until a micro-batch is under way for some time, and kill all; None where it came to its end."""
+    process, begun = start(folder, given, partitions), time.monotonic()
+    checkpoint = folder / "checkpoint"
+    while process.poll() is None:
+        batch = newest(checkpoint / "offsets")
+        if batch > newest(checkpoint / "commits"):
+            time.sleep(wait)
+            if newest(checkpoint / "commits") < batch and process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                return {
+                    "after_s": round(time.monotonic() - begun, 2),
+                    "batch": batch,
+                    "committed": newest(checkpoint / "commits"),
+                    "partitions": partitions,
+                }
+        time.sleep(0.005)
+    if process.returncode:
+        raise RuntimeError((folder.parent / f"{folder.name}.log").read_text(errors="replace")[-4000:])
+    return None
+
+
+def embedded(rows: Path) -> np.ndarray:
+    """What an `sg.Fleet` in this process says of the same rows."""
+    import streamgrad as sg
+
+    found, fleet = [], sg.Fleet.of(kernel())
+    for file in sorted(rows.glob("*.json")):
+        lines = sorted(map(json.loads, file.read_text().splitlines()), key=lambda line: line["n"])
+        x = np.array([[line["x"]] for line in lines], np.float32)
+        y = np.array([[line.get("y", np.nan)] for line in lines], np.float32)
+        found.append(fleet.update([line["sensor"] for line in lines], x, y).prediction)
+    return np.concatenate(found)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in (("kills", 3), ("files", 12), ("rows", 2000), ("keys", 300), ("shards", 8), ("seed", 0)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--out", type=Path, default=Path("results/fleet-spark"))
+    parser.add_argument("--child", type=Path)
+    parser.add_argument("--partitions", type=int, default=1)
+    parser.add_argument("--rescale", action="store_true")
+    parser.add_argument("--digest", action="store_true")
+    given = parser.parse_args()
+    if given.child:
+        child(given)
+        return 0
+    chance, lines = random.Random(given.seed), []
+    given.out.mkdir(parents=True, exist_ok=True)
+
+    def log(line: dict[str, Any]) -> None:
+        lines.append(line)
+        (given.out / "kills.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        print(json.dumps(line), flush=True)
+
+    with tempfile.TemporaryDirectory() as place:
+        whole, killed = Path(place) / "whole", Path(place) / "killed"
+        for folder in (whole, killed):
+            write_files(folder / "rows", given.files, given.rows, given.keys)
+        run(whole, given, 1)
+        progress = json.loads((whole / "progress.json").read_text())
+        run(whole, given, 1, "--digest")
+        late = [killed / "rows" / f"{k:04}.json" for k in range(given.files // 2, given.files)]
+        for file in late:  # they come after the rescaling
+            file.rename(file.with_suffix(".later"))
+        kills = 0
+        for partitions, many in ((1, given.kills - given.kills // 2), (3, given.kills)):
+            while kills < many and (found := kill_in_mid_batch(killed, given, partitions, chance.random() * 1.5)):
+                kills += 1
+                log({"kill": kills, **found})
+            run(killed, given, partitions)
+            if partitions == 1:
+                run(killed, given, 3, "--rescale")
+                log({"rescaled": "1 -> 3", "batch": newest(killed / "checkpoint" / "commits")})
+                for file in late:
+                    file.with_suffix(".later").rename(file)
+        run(killed, given, 3, "--digest")
+        first, second = (json.loads((folder / "digest.json").read_text()) for folder in (whole, killed))
+        predictions = embedded(whole / "rows")
+        same_embedded = bool(np.array_equal(predictions, np.load(whole / "predictions.npy"), equal_nan=True))
+    warm = [1000 * rows / took for _, rows, took in progress["batches"][1:] if rows]
+    rate = round(float(np.median(warm))) if warm else None
+    result = {"kills": kills, "rows": given.files * given.rows, "shards": given.shards, "same": first == second}
+    result |= {"same_as_embedded": same_embedded, "rows_per_s_a_batch": rate, **first}
+    log(result)
+    return 0 if first == second and same_embedded else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
