@@ -3,15 +3,17 @@
     from streamgrad.fleet import spark
 
     said = spark.learn(rows, kernel, key="sensor", order="when", inputs=["x"], targets=["y"], shards=64)
-    said.writeStream.format("parquet").option("path", ...).option("checkpointLocation", ...).start()
+    write = lambda table, batch: table.write.mode("overwrite").parquet(f"said/batch={batch}")
+    said.writeStream.foreachBatch(write).option("checkpointLocation", "checkpoint").start()
 
-Spark's checkpoint makes states and offsets of the source one. Keys are dealt out to `shards` by their hash; all rows of
-a shard in a micro-batch are one call of `apply`, and a shard's states are one list in Spark's state store. Spark deals
-shards out to partitions: more machines take over shards with their states, and no bit changes.
+Spark's checkpoint makes states and offsets of the source one, and a micro-batch that is tried again is written anew.
+Keys are dealt out to `shards` by their hash; all rows of a shard in a micro-batch are one call of `apply`, and a
+shard's states are one list in Spark's state store. Spark deals shards out to partitions: more machines take over shards
+with their states, and no bit changes.
 
-Within a micro-batch rows of a key are put in order by the column `order`. From one micro-batch to the next order is
-the source's duty: Kafka keeps that of a partition, so send a key always to the same one; Spark's file source takes files
-by their time of modification. A row that is not after its key's last one is refused, or left out and marked.
+Within a micro-batch rows of a key are put in order by the column `order`. From one micro-batch to the next that is the
+source's duty: Kafka keeps the order of a partition, so send a key always to the same one; Spark's file source takes
+files by their time of modification. A row that is not after its key's last one is refused, or left out and marked.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from ._kernel import Kernel
 
 try:
     import pandas as pd
-    from pyspark.sql import DataFrame, functions as F, types as T
-    from pyspark.sql.streaming import StatefulProcessor
+    from pyspark.sql import DataFrame, functions as F, types as T  # pyright: ignore[reportMissingImports]
+    from pyspark.sql.streaming import StatefulProcessor  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise ImportError(f"{error.name} is not installed: pip install 'streamgrad[spark]' brings Spark.") from error
 
