@@ -10,12 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import streamgrad as sg
 from streamgrad import cli
+from streamgrad.fleet._leaves import Leaves
 from streamgrad.forecast import Forecaster, RowError
 
 KEYS = ("a", "b", 'c, "the" third', "4")
@@ -158,6 +161,26 @@ def test_stores_are_told_apart(tmp_path):
     db.close()
     with _forecasters(store=tmp_path / "fleet.db") as fleet, pytest.raises(sg.fleet.FleetError, match="'a' is damaged"):
         fleet.learn(["a"], rows[:1])
+
+
+def test_a_tree_comes_back_from_its_bytes():
+    tree = {
+        "key": jax.random.split(jax.random.key(3), 2),
+        "half": jnp.arange(3, dtype=jnp.float16),
+        "host": np.array([[np.nan, -0.0]]),
+        "flag": np.array(True),
+        "none": (),
+    }
+    leaves = Leaves(tree)
+    back = leaves.unpack(leaves.pack(tree))
+    assert jax.tree.structure(back) == jax.tree.structure(tree)
+    assert jnp.array_equal(jax.random.key_data(back["key"]), jax.random.key_data(tree["key"]))
+    for name in ("half", "host", "flag"):
+        assert type(back[name]) is type(tree[name]) and back[name].dtype == tree[name].dtype
+        assert np.asarray(back[name]).tobytes() == np.asarray(tree[name]).tobytes()
+    back["host"][0, 0] = 1  # its own memory
+    with pytest.raises(ValueError, match="'host'.* has changed its size"):
+        leaves.pack(tree | {"host": np.zeros((2, 2))})
 
 
 # The command.

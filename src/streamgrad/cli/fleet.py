@@ -281,11 +281,13 @@ def _keys(console: Any, options: Options, summary: Summary) -> None:
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    table.add_column(options.key, overflow="fold")
+    few = len(order) <= 2 * options.show
+    shown = order if few else [*order[: options.show], None, *order[-options.show :]]
+    longest = max(len(str(summary.keys[k])) for k in shown if k is not None)
+    table.add_column(options.key, overflow="fold", min_width=min(longest, 32))
     for column in ("rows", *summary.methods):
         table.add_column(column, justify="right")
-    few = len(order) <= 2 * options.show
-    for k in order if few else [*order[: options.show], None, *order[-options.show :]]:
+    for k in shown:
         if k is None:
             table.add_row("...")
             continue

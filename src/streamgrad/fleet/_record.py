@@ -18,7 +18,7 @@ from ..forecast._journal import Journal
 from ._forecasters import Forecasters
 
 PATIENCE = 30.0  # seconds between two commits at least, and ten times what a commit takes
-BATCH = 3.0  # seconds that the rows of a call take, about: many rows a key make a row cheap
+TOGETHER = 32  # rows of a key in a call, about: many make a row cheap
 FEWEST, MOST = 256, 131_072  # rows of a call
 FIRST_CODE = -(2.0**50)  # of keys as numbers, which nobody declares to mean missing
 
@@ -195,7 +195,6 @@ class Record:
         good = self.fleet.in_order(keys, rows[:, 1:])
         if good:
             self._whole = False
-            begun = time.monotonic()
             said = self.fleet.learn(keys[:good], rows[:good, 1:])
             self._fingerprint = self._marked(self._fingerprint, rows[:good])
             where = {"row": np.arange(self.row, self.row + good), "key": np.array(keys[:good], object)}
@@ -203,8 +202,7 @@ class Record:
             self.row += good
             self.ratio = _ratio(said)
             self._whole = True
-            taken = max(time.monotonic() - begun, 1e-3)
-            self._room = int(np.clip(good * BATCH / taken, max(FEWEST, self._room // 2), min(MOST, 2 * self._room)))
+            self._room = int(np.clip(TOGETHER * len(set(keys)), FEWEST, MOST))
         if good < len(rows):
             raise RowError(self._late(keys[good], rows[good]))
 
