@@ -179,7 +179,7 @@ def test_a_tree_comes_back_from_its_bytes():
         assert type(back[name]) is type(tree[name]) and back[name].dtype == tree[name].dtype
         assert np.asarray(back[name]).tobytes() == np.asarray(tree[name]).tobytes()
     back["host"][0, 0] = 1  # its own memory
-    with pytest.raises(ValueError, match="'host'.* has changed its size"):
+    with pytest.raises(ValueError, match=r"'host'.* has changed its size"):
         leaves.pack(tree | {"host": np.zeros((2, 2))})
 
 

@@ -11,6 +11,7 @@ compared with those of the first, and predictions with an embedded `sg.Fleet`, t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +131,21 @@ def start(folder: Path, given: argparse.Namespace, partitions: int, *more: str) 
         return subprocess.Popen(command, env=os.environ | cache, start_new_session=True, stdout=log, stderr=log)
 
 
+@contextlib.contextmanager
+def ended(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
+    """A process that does not outlive what goes on here."""
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def run(folder: Path, given: argparse.Namespace, partitions: int, *more: str) -> None:
-    if start(folder, given, partitions, *more).wait():
+    with ended(start(folder, given, partitions, *more)) as process:
+        status = process.wait()
+    if status:
         log = (folder.parent / f"{folder.name}.log").read_text(errors="replace")
         raise RuntimeError(f"Spark failed:\n{log[-4000:]}")
 
@@ -140,20 +155,26 @@ def newest(folder: Path) -> int:
     return max((int(file.name) for file in folder.glob("*") if file.name.isdecimal()), default=-1)
 
 
-def kill_in_mid_batch(folder: Path, given: argparse.Namespace, partitions: int, wait: float) -> dict[str, Any] | None:
-    """Start, wait until a micro-batch is under way for some time, and kill all; None where it came to its end."""
-    process = start(folder, given, partitions)
-    checkpoint = folder / "checkpoint"
-    while process.poll() is None:
-        batch = newest(checkpoint / "offsets")
-        if batch > newest(checkpoint / "commits"):
-            time.sleep(wait)
-            if newest(checkpoint / "commits") < batch and process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                committed = newest(checkpoint / "commits")
-                return {"batch": batch, "committed": committed, "after_s": round(wait, 3), "partitions": partitions}
-        time.sleep(0.005)
+def kill_in_mid_batch(
+    folder: Path, given: argparse.Namespace, partitions: int, chance: random.Random
+) -> dict[str, Any] | None:
+    """Start, wait until a micro-batch is under way for some time, and kill all; None where it came to its end.
+
+    The first micro-batch of a start takes long (Python workers start, JAX compiles), those after it do not."""
+    checkpoint, after = folder / "checkpoint", chance.choice((0, 1, 1, 2))
+    committed = lambda: newest(checkpoint / "commits")
+    first, wait = committed() + 1, chance.random() * (0.6 if after else 8)
+    with ended(start(folder, given, partitions)) as process:
+        while process.poll() is None:
+            batch = newest(checkpoint / "offsets")
+            if batch > committed() and batch >= first + after:
+                time.sleep(wait)
+                if committed() < batch and process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+                    found = {"batch": batch, "committed": committed(), "batches_before": batch - first}
+                    return {**found, "after_s": round(wait, 3), "partitions": partitions}
+            time.sleep(0.005)
     if process.returncode:
         raise RuntimeError((folder.parent / f"{folder.name}.log").read_text(errors="replace")[-4000:])
     return None
@@ -178,6 +199,7 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--out", type=Path, default=Path("results/fleet-spark"))
     parser.add_argument("--wrap", default="", help="what stands before each command, such as 'taskset -c 1'")
+    parser.add_argument("--work", type=Path, help="a folder in which an interrupted benchmark goes on")
     parser.add_argument("--child", type=Path)
     parser.add_argument("--partitions", type=int, default=1)
     parser.add_argument("--rescale", action="store_true")
@@ -186,42 +208,49 @@ def main() -> int:
     if given.child:
         child(given)
         return 0
-    chance, lines = random.Random(given.seed), []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))  # Spark ends with it
     given.out.mkdir(parents=True, exist_ok=True)
+    path = given.out / "kills.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if given.work and path.exists() else []
 
     def log(line: dict[str, Any]) -> None:
         lines.append(line)
-        (given.out / "kills.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         print(json.dumps(line), flush=True)
 
-    with tempfile.TemporaryDirectory() as place:
-        whole, killed = Path(place) / "whole", Path(place) / "killed"
+    with contextlib.ExitStack() as stack:
+        place = given.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        whole, killed = place / "whole", place / "killed"
         for folder in (whole, killed):
-            write_files(folder / "rows", given.files, given.rows, given.keys)
-        run(whole, given, 1)
-        progress = json.loads((whole / "progress.json").read_text())
-        run(whole, given, 1, "--digest")
-        late = [killed / "rows" / f"{k:04}.json" for k in range(given.files // 2, given.files)]
-        for file in late:  # they come after the rescaling
-            file.rename(file.with_suffix(".later"))
-        kills = 0
+            if not folder.exists():
+                write_files(folder / "rows", given.files, given.rows, given.keys)
+        if not (whole / "digest.json").exists():
+            run(whole, given, 1)
+            run(whole, given, 1, "--digest")
+        later = [killed / "rows" / f"{k:04}.json" for k in range(given.files // 2, given.files)]
         for partitions, many in ((1, given.kills - given.kills // 2), (3, given.kills)):
-            while kills < many and (found := kill_in_mid_batch(killed, given, partitions, chance.random() * 1.5)):
-                kills += 1
-                log({"kill": kills, **found})
+            rescaled = any("rescaled" in line for line in lines)
+            if partitions == 1 and rescaled:
+                continue
+            for file in later:  # they come after the rescaling
+                if rescaled == file.with_suffix(".later").exists():
+                    file.with_suffix(".later").rename(file) if rescaled else file.rename(file.with_suffix(".later"))
+            done = lambda: sum("kill" in line for line in lines)
+            chance = random.Random(f"{given.seed} {done()}")
+            while done() < many and (found := kill_in_mid_batch(killed, given, partitions, chance)):
+                log({"kill": done() + 1, **found})
             run(killed, given, partitions)
             if partitions == 1:
                 run(killed, given, 3, "--rescale")
                 log({"rescaled": "1 -> 3", "batch": newest(killed / "checkpoint" / "commits")})
-                for file in late:
-                    file.with_suffix(".later").rename(file)
         run(killed, given, 3, "--digest")
         first, second = (json.loads((folder / "digest.json").read_text()) for folder in (whole, killed))
+        progress = json.loads((whole / "progress.json").read_text())
         predictions = embedded(whole / "rows")
         same_embedded = bool(np.array_equal(predictions, np.load(whole / "predictions.npy"), equal_nan=True))
     warm = [1000 * rows / took for _, rows, took in progress["batches"][1:] if rows]
     rate = round(float(np.median(warm))) if warm else None
-    result = {"kills": kills, "rows": given.files * given.rows, "shards": given.shards, "same": first == second}
+    result = {"kills": done(), "rows": given.files * given.rows, "shards": given.shards, "same": first == second}
     result |= {"same_as_embedded": same_embedded, "rows_per_s_a_batch": rate, **first}
     log(result)
     return 0 if first == second and same_embedded else 1
