@@ -1,6 +1,7 @@
 """`streamgrad fleet`: what is said of a key is what a forecaster of its rows alone says, whatever happens meanwhile."""
 
 import csv
+import importlib.util
 import json
 import os
 import signal
@@ -181,6 +182,12 @@ def test_a_tree_comes_back_from_its_bytes():
     back["host"][0, 0] = 1  # its own memory
     with pytest.raises(ValueError, match=r"'host'.* has changed its size"):
         leaves.pack(tree | {"host": np.zeros((2, 2))})
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pyspark") is not None, reason="Spark is here")
+def test_spark_is_an_extra():
+    with pytest.raises(ImportError, match=r"pip install 'streamgrad\[spark\]'"):
+        sg.fleet.spark  # noqa: B018
 
 
 # The command.

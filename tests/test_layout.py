@@ -76,7 +76,7 @@ PUBLIC = {
     "cells": """Vanilla GRU LSTM LeakyRNN IndRNN MinGRU LRU RTU LIF ALIF LinearRNN Chain Function""",
     "wiring": "Dense Sparse Blocks Columns",
     "losses": "mse",
-    "fleet": "Fleet Kernel apply FleetError",
+    "fleet": "Fleet Forecasters Kernel Record Summary apply FleetError",
     "sharding": "streams columns",
     "nn": "Sequential Parallel Residual Deep Block GatedLinear Dropout RunningMean Normalise Lags unroll",
     "optimisers": "adamw recurrent_parameters",
