@@ -3,8 +3,8 @@
     python benchmarks/fleet/spark_rate.py --files 8 --rows 20000 --keys 2000 --shards 16 --out results/fleet-spark
 
 A local Spark of one partition reads a file a micro-batch. CPU seconds are those of all processes of the run, from the
-end of the second micro-batch to that of the last: start and compilation are left out, and what else the machine does counts
-little. Wall seconds stand beside them.
+end of the second micro-batch to that of the last: start and compilation are left out, and what else the machine does
+counts little. Wall seconds stand beside them.
 """
 
 from __future__ import annotations
