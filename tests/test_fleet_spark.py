@@ -64,6 +64,58 @@ print(spark.Shard(None, "", (), True)._late(["a", "a", "b"], __import__("numpy")
 """
 
 
+SHARD = """
+import numpy as np
+import pandas as pd
+import spark_kills
+import streamgrad as sg
+from streamgrad.fleet import spark
+
+
+class States(list):
+    def get(self):
+        return iter(self)
+
+    def put(self, rows):
+        self[:] = rows
+
+
+def told(shard, keys, order, x):
+    rows = pd.DataFrame({"_shard": 0, "sensor": keys, "n": order, "x": np.float32(x), "y": np.float32(x) / 2})
+    (said,) = shard.handleInputRows((0,), iter([rows[:1], rows[1:]]), None)
+    return said
+
+
+shard = spark.Shard(spark_kills.kernel, "token", ("sensor", "n", ("x",), ("y",)), True)
+shard._states = States()
+first = told(shard, ["b", "a", "b"], [2, 7, 1], [0.2, 0.7, 0.1])
+again = told(shard, ["a", "a", "b"], [7, 9, 1], [0.5, 0.9, 0.3])
+all_late = told(shard, ["a"], [9], [0.9])
+fleet = sg.Fleet.of(spark_kills.kernel())
+x = np.float32([[0.7], [0.1], [0.2], [0.9]])
+out = fleet.update(["a", "b", "b", "a"], x, x / 2)
+said = [*first.prediction, again.prediction[1]]
+assert first.sensor.tolist() == ["a", "b", "b"] and np.array_equal(np.stack(said), out.prediction)
+assert again.late.tolist() == [True, False, True] and again.prediction[0] is None and all_late.late.tolist() == [True]
+assert [(key, state, last) for key, state, last in shard._states] == [
+    ("a", fleet.state("a"), 9), ("b", fleet.state("b"), 2)
+]
+for keys, order in ((["a", None], [10, 11]), (["a"], [None])):
+    try:
+        told(shard, keys, order, [0.5] * len(keys))
+    except RuntimeError as error:
+        assert "has no 'sensor' or no 'n'" in str(error)
+    else:
+        raise AssertionError
+print("done")
+"""
+
+
+def test_a_shard_learns_what_a_fleet_learns(tmp_path):
+    done = _run(["-c", SHARD], tmp_path)
+    assert done.stdout.endswith("done\n"), done.stderr[-3000:]
+
+
 def test_what_cannot_be_meant_is_refused(tmp_path):
     (tmp_path / "rows.json").write_text("{}\n")
     done = _run(["-c", REFUSALS], tmp_path)

@@ -75,7 +75,6 @@ def learn(
     if not isinstance(rows.schema[key].dataType, T.StringType):
         raise ValueError(f"the key {key!r} must be a text, got {rows.schema[key].dataType.simpleString()}: cast it.")
     given = rows.schema[order].dataType
-    # Times are counted in microseconds, whatever the session's time zone.
     as_number = F.unix_micros(F.col(order).cast("timestamp")) if isinstance(given, _TIMES) else F.col(order)
     if not isinstance(given, (T.IntegralType, *_TIMES)):
         raise ValueError(f"the order {order!r} must be whole numbers or times, got {given.simpleString()}.")
@@ -111,6 +110,8 @@ class Shard(StatefulProcessor):
         name, order, inputs, targets = self._columns
         known = {each: (bytes(state), last) for each, state, last in self._states.get()}
         table = pd.concat(list(rows)).sort_values([name, order], kind="stable")
+        if table[[name, order]].isna().any(axis=None):
+            raise FleetError(f"A row has no {name!r} or no {order!r}: each needs both. Leave such rows out before.")
         keys, times = table[name].tolist(), table[order].to_numpy()
         late = self._late(keys, times, {each: last for each, (_, last) in known.items()})
         on_time = np.flatnonzero(~late)
@@ -122,12 +123,12 @@ class Shard(StatefulProcessor):
         after, out = apply(_kernels[self._token], before, mine, numbers(inputs), numbers(targets))
         known |= {each: (state, int(times[k])) for each, state, k in zip(mine, after, on_time, strict=True)}
         self._states.put([(each, *known[each]) for each in sorted(known)])
-        said = pd.DataFrame({name: keys, order: times, "prediction": None, "loss": None, "learned": False})
-        flat = np.asarray(out.prediction, np.float32).reshape(len(mine), -1)
-        said["prediction"] = pd.Series(list(flat), index=on_time, dtype=object).reindex(range(len(keys)))
-        said["loss"] = pd.Series(np.asarray(out.loss, np.float32), index=on_time).reindex(range(len(keys)))
-        said.loc[on_time, "learned"] = np.asarray(out.learned, bool)
-        yield said.assign(late=late)
+        prediction, loss, learned = [None] * len(keys), np.full(len(keys), np.nan, np.float32), ~late
+        for k, y in zip(on_time, np.asarray(out.prediction, np.float32), strict=True):
+            prediction[k] = y.reshape(-1)
+        loss[on_time], learned[on_time] = out.loss, out.learned
+        said = {"prediction": prediction, "loss": loss, "learned": learned, "late": late}
+        yield pd.DataFrame({name: keys, order: times, **said})
 
     def _late(self, keys: list[str], times: np.ndarray, last: dict[str, int]) -> np.ndarray:
         """Which rows are not after their key's last one; they are sorted by key and time."""
