@@ -110,7 +110,7 @@ class Shard(StatefulProcessor):
         name, order, inputs, targets = self._columns
         known = {each: (bytes(state), last) for each, state, last in self._states.get()}
         table = pd.concat(list(rows)).sort_values([name, order], kind="stable")
-        if table[[name, order]].isna().any(axis=None):
+        if table[[name, order]].isna().to_numpy().any():
             raise FleetError(f"A row has no {name!r} or no {order!r}: each needs both. Leave such rows out before.")
         keys, times = table[name].tolist(), table[order].to_numpy()
         late = self._late(keys, times, {each: last for each, (_, last) in known.items()})
