@@ -187,14 +187,14 @@ def table(work: Path, out: Path) -> None:
     own = methods.index(next(name for name in methods if name.startswith("a forecaster each")))
     found = {"keys": len(keys), "methods": {}}
     print(f"{len(keys)} keys\n")
-    print("| | nRMSE, median | geometric mean | best at | the first is better at |\n|---|---|---|---|---|")
+    print("| | nRMSE, median | mean | best at | the first is better at |\n|---|---|---|---|---|")
     best = np.bincount(values.argmin(axis=1), minlength=len(methods))
     for j, name in enumerate(methods):
-        line = {"median": float(np.median(values[:, j])), "geometric_mean": float(np.exp(np.log(values[:, j]).mean()))}
+        line = {"median": float(np.median(values[:, j])), "mean": float(values[:, j].mean())}
         line |= {"best_at": int(best[j]), "first_is_better_at": int((values[:, own] < values[:, j]).sum())}
         found["methods"][name] = line
         ahead = "" if j == own else line["first_is_better_at"]
-        print(f"| {name} | {line['median']:.3f} | {line['geometric_mean']:.3f} | {line['best_at']} | {ahead} |")
+        print(f"| {name} | {line['median']:.3f} | {line['mean']:.3f} | {line['best_at']} | {ahead} |")
     parts = {}
     for panel in PANELS:
         mine = np.array([key.startswith(f"{panel}/") for key in keys])

@@ -263,12 +263,17 @@ def _table(console: Any, options: Options, record: Record, summary: Summary) -> 
     for method in summary.methods:
         text = _figures(median[method])
         label = f"network ({record.fleet.settings['learner']})" if method == "network" else method
-        table.add_row(label, f"[bold]{text}[/bold]" if median[method] == least else text, f"{won[method]:,} keys")
+        table.add_row(
+            label,
+            f"[bold]{text}[/bold]" if median[method] == least else text,
+            f"{won[method]:,} key{'s' * (won[method] != 1)}",
+        )
     console.print(table)
 
 
 def _keys(console: Any, options: Options, summary: Summary) -> None:
     """Errors of the best and of the worst keys."""
+    import numpy as np
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -284,14 +289,16 @@ def _keys(console: Any, options: Options, summary: Summary) -> None:
     few = len(order) <= 2 * options.show
     shown = order if few else [*order[: options.show], None, *order[-options.show :]]
     longest = max(len(str(summary.keys[k])) for k in shown if k is not None)
-    table.add_column(options.key, overflow="fold", min_width=min(longest, 32))
-    for column in ("rows", *summary.methods):
+    table.add_column(options.key, overflow="fold", min_width=min(longest, 16))
+    best = {int(np.nanargmin(summary.errors[k])) for k in shown if k is not None}
+    methods = [j for j, name in enumerate(summary.methods) if name != "running mean" or j in best]
+    for column in ("rows", *(summary.methods[j] for j in methods)):
         table.add_column(column, justify="right")
     for k in shown:
         if k is None:
             table.add_row("...")
             continue
-        errors = summary.errors[k].tolist()
+        errors = summary.errors[k, methods].tolist()
         least = min(error for error in errors if error == error)
         cells = [f"[bold]{_figures(e)}[/bold]" if e == least else _figures(e) for e in errors]
         table.add_row(escape(str(summary.keys[k])), f"{summary.figures[k]['rows']:,}", *cells)

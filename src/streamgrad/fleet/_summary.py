@@ -15,6 +15,7 @@ from ._forecasters import Forecasters
 from ._keys import Key
 
 BLUE, GREY, ORANGE, GREEN = "#1565c0", "#9e9e9e", "#ef6c00", "#2e7d32"
+OTHERS = ("#6a1b9a", "#00838f", "#ad1457", "#558b2f", "#4e342e")
 COLOURS = {"network": BLUE, "last value": GREY, "RLS on lags": ORANGE, "seasonal last value": GREEN}
 
 
@@ -104,14 +105,23 @@ class Summary(NamedTuple):
         """The error of each key, the best first, with dots for what is simple."""
         some, place = self.errors[self.order], np.arange(1, len(self.order) + 1)
         size = float(np.clip(2000 / max(len(place), 1), 3, 20))
-        names = [name for name in self.methods if name in COLOURS]
+        names = [name for name in self.methods if name != "running mean"]
+        others = iter(OTHERS)
         for name in sorted(names, key=lambda name: name == "network"):
             values = some[:, self.methods.index(name)]
             if name == "network":
                 marker = "o" if len(place) < 3 else None
                 axes.plot(place, values, color=BLUE, lw=2, label=name, marker=marker)
             else:
-                axes.scatter(place, values, s=size, color=COLOURS[name], alpha=0.7, label=name, linewidths=0)
+                axes.scatter(
+                    place,
+                    values,
+                    s=size,
+                    color=COLOURS.get(name) or next(others, GREY),
+                    alpha=0.7,
+                    label=name,
+                    linewidths=0,
+                )
         values = some[np.isfinite(some) & (some > 0)]
         if len(values) and values.max() > 10 * values.min():
             axes.set_yscale("log")
