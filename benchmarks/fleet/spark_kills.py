@@ -233,8 +233,10 @@ def main() -> int:
             if partitions == 1 and rescaled:
                 continue
             for file in later:  # they come after the rescaling
-                if rescaled == file.with_suffix(".later").exists():
-                    file.with_suffix(".later").rename(file) if rescaled else file.rename(file.with_suffix(".later"))
+                ways = (killed / "later" / file.name, file) if rescaled else (file, killed / "later" / file.name)
+                ways[1].parent.mkdir(exist_ok=True)
+                if ways[0].exists():
+                    ways[0].rename(ways[1])
             done = lambda: sum("kill" in line for line in lines)
             chance = random.Random(f"{given.seed} {done()}")
             while done() < many and (found := kill_in_mid_batch(killed, given, partitions, chance)):
