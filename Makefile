@@ -10,7 +10,7 @@ OUT     ?= runs/pedestrians
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet
 
-.PHONY: help learn test test-all lint types docs tests tests-all bench-compare format clean
+.PHONY: help learn test test-all test-spark lint types docs tests tests-all bench-compare format clean
 
 help:
 	@sed -n '1,4s/^# //p' Makefile
@@ -44,6 +44,10 @@ ROWS ?=
 bench-compare: .venv/.all
 	$(BIN)/python benchmarks/compare_commits.py $(BASE) $(ROWS)
 
+# Spark is 500 MB and needs Java 17: a job of its own.
+test-spark: .venv/.spark
+	$(BIN)/python -m pytest -n 0 tests/test_fleet_spark.py
+
 format: .venv/.all
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -54,7 +58,8 @@ clean:
 # A stamp is written only when its installation ended well.
 .venv/.learn: EXTRAS = cli,data
 .venv/.all: EXTRAS = all
-.venv/.learn .venv/.all: pyproject.toml
+.venv/.spark: EXTRAS = test,spark
+.venv/.learn .venv/.all .venv/.spark: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	    f"streamgrad needs Python 3.11 or newer; $(PYTHON) is {sys.version.split()[0]}. Try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv .venv

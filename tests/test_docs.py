@@ -77,7 +77,7 @@ def test_the_faq_quotes_messages_that_exist():
 
 def test_the_command_line_page_names_the_options_that_exist(tmp_path):
     there = {}
-    for command in ("learn", "explain", "bench", "bench algorithms"):
+    for command in ("learn", "fleet", "explain", "bench", "bench algorithms"):
         done = run("-m", "streamgrad.cli", *command.split(), "--help", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         found = set(re.findall(r"--[a-z][a-z-]*", done.stdout)) - {"--help"}
@@ -85,7 +85,9 @@ def test_the_command_line_page_names_the_options_that_exist(tmp_path):
     everywhere = run("-m", "streamgrad.cli", "--help", cwd=tmp_path).stdout
     there["all"] = set(re.findall(r"^  (--[a-z-]+)", everywhere, re.MULTILINE))
     page = (ROOT / "docs" / "command-line.md").read_text("utf-8")
-    assert set(re.findall(r"^\| `(--[a-z-]+)`", page, re.MULTILINE)) == there["learn"]
+    learn, _, rest = page.partition("\n## A forecaster for each key")
+    assert set(re.findall(r"^\| `(--[a-z-]+)`", learn, re.MULTILINE)) == there["learn"]
+    assert set(re.findall(r"--[a-z][a-z-]*", rest.partition("\n## ")[0])) == there["fleet"]
     assert set(re.findall(r"--[a-z][a-z-]*", page)) <= set().union(*there.values())
 
 

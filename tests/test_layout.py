@@ -78,7 +78,7 @@ PUBLIC = {
     "cells": """Vanilla GRU LSTM LeakyRNN IndRNN MinGRU LRU RTU LIF ALIF LinearRNN LaggedRNN ByAction Chain Function""",
     "wiring": "Dense Sparse Blocks Columns",
     "losses": "mse",
-    "fleet": "Fleet Kernel apply FleetError",
+    "fleet": "Fleet Forecasters Kernel Record Summary apply FleetError",
     "sharding": "streams columns",
     "nn": """Sequential Parallel Residual Deep Block GatedLinear Dropout RunningMean Normalise Lags GenerateAndTest
              unroll""",

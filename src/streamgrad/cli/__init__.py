@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "learn": "learn a forecaster from a stream of rows, in one pass",
+    "fleet": "learn a forecaster for each key of a table, on one file that can be gone on with",
     "bench": "measure speed and memory, beside forward-only and BPTT",
     "experiment": "run an experiment: seeds together, resumable, results in a folder",
     "explain": "say what an algorithm keeps, what it costs, and whether it is exact",

@@ -102,6 +102,11 @@ class Fleet:
         self._store = Store(store)
         try:
             self._clocks = Clocks(late, self._store.note("late") or 0)
+            if self._store.note("forecaster") is not None:
+                raise FleetError(
+                    f"{self._store.path} holds forecasters, of sg.fleet.Forecasters or `streamgrad fleet`: open it "
+                    "with these, or give another file as store."
+                )
             self._known = self._store.note("learner")
             if self._known is not None and self._known["forms"] is not None:
                 self._open(*map(from_json, self._known["forms"]))

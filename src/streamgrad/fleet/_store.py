@@ -11,8 +11,9 @@ from typing import Any
 from ._errors import FleetError
 from ._keys import Key
 
-SCHEMA = 2
+SCHEMA = 3
 APPLICATION = 0x7367666C  # "sgfl": how SQLite knows whose file it is
+FIGURES = "CREATE TABLE IF NOT EXISTS figures(key PRIMARY KEY NOT NULL, value TEXT NOT NULL)"
 _TOGETHER = 500  # keys of one query
 
 State = tuple[bytes, int | None]
@@ -51,6 +52,7 @@ class Store:
             self._db.execute("CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL)")
             self._db.execute("CREATE TABLE states(key PRIMARY KEY NOT NULL, state BLOB NOT NULL, clock INTEGER)")
             self._db.execute(f"PRAGMA application_id={APPLICATION}")
+            self._db.execute(FIGURES)
             schema = SCHEMA
         elif application != APPLICATION:
             raise FleetError(f"{self.path} is an SQLite file of another program: give another name as store.")
@@ -123,8 +125,15 @@ class Store:
         self.count += new
 
     def delete(self, keys: Sequence[Key]) -> None:
-        """Forget the states of keys."""
+        """Forget the states and the figures of keys."""
+        self._db.executemany("DELETE FROM figures WHERE key=?", [(key,) for key in keys])
         self.count -= self._db.executemany("DELETE FROM states WHERE key=?", [(key,) for key in keys]).rowcount
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for table in ("states", "figures", "meta"):
+            self._db.execute(f"DELETE FROM {table}")
+        self.count = 0
 
     def keys(self) -> Iterator[Key]:
         """All keys that have a state here."""
@@ -133,6 +142,20 @@ class Store:
     def items(self) -> Iterator[tuple[Key, bytes]]:
         """All keys and states."""
         yield from self._db.execute("SELECT key, state FROM states")
+
+    # Figures: a short text for each key, which is read without its state.
+
+    def put_figures(self, figures: Sequence[tuple[Key, Any]]) -> None:
+        """Write figures, anything that JSON can hold."""
+        self._db.executemany(
+            "INSERT INTO figures VALUES(?, ?) ON CONFLICT(key) DO UPDATE SET value=excluded.value",
+            [(key, json.dumps(value)) for key, value in figures],
+        )
+
+    def figures(self) -> Iterator[tuple[Key, Any]]:
+        """All keys that have figures, and these."""
+        for key, value in self._db.execute("SELECT key, value FROM figures"):
+            yield key, json.loads(value)
 
     def commit(self) -> None:
         """Make all that was written last: it is on the disk, or, after a crash, not there at all."""
@@ -152,5 +175,10 @@ def _from_1(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE states ADD COLUMN clock INTEGER")
 
 
+def _from_2(db: sqlite3.Connection) -> None:
+    """Schema 2 had no figures."""
+    db.execute(FIGURES)
+
+
 #: From a schema to the next one.
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _from_1}
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _from_1, 2: _from_2}

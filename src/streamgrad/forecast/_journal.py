@@ -31,10 +31,18 @@ class Journal:
     - `folder`: made if it is not there.
     - `header`: names of the columns of the predictions.
     - `lengths`: what `sync` returned at the checkpoint to go on from, or None for a new run.
+    - `anew`: how one starts anew, for messages.
     """
 
-    def __init__(self, folder: Path, header: Sequence[str], lengths: Mapping[str, int] | None = None):
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        header: Sequence[str],
+        lengths: Mapping[str, int] | None = None,
+        *,
+        anew: str = "without --resume",
+    ):
+        self.folder, self._anew = folder, anew
         self._files: dict[str, BinaryIO] = {}
         self._header = list(header)
         try:
@@ -54,7 +62,7 @@ class Journal:
             have = f"{size} bytes long" if size >= 0 else "not there"
             raise JournalError(
                 f"{path} is {have}, and the checkpoint needs its first {length} bytes: put it "
-                "back, or start anew without --resume."
+                f"back, or start anew {self._anew}."
             )
         if path.name == "predictions.csv":
             with open(path, newline="") as file:

@@ -56,6 +56,12 @@ def picture(forecaster: Forecaster, title: str = "") -> Any:
     return figure
 
 
+def newest(axes: Any, forecaster: Forecaster, title: str) -> None:
+    """Truth and forecast of the newest rows of the first target, on axes of another picture."""
+    draw = _rows if forecaster.outcome == "number" else outcome_rows
+    draw(axes, forecaster.targets[0], forecaster.history[0], title, forecaster.levels)
+
+
 def _rows(axes: Any, target: Target | PathTarget, history: History, title: str, levels: tuple[float, ...]) -> None:
     """Truth, forecast and interval of the newest rows."""
     values, last = history.state["newest"], int(history.state["rows"][0])

@@ -75,7 +75,7 @@ class Descent(Update):
             state, trained = self._move(state, trained, mean, over(values), count > 0, evidence, guard)
             return state._replace(total=_nothing(total)), trained
 
-        state, trained = when(evidence.due, move, (state, trained))
+        state, trained = when(jnp.asarray(evidence.due), move, (state, trained))
         return state, trained, sound
 
     def _move(self, state, trained, gradient, value, learned, evidence, guard):

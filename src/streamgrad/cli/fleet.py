@@ -1,0 +1,395 @@
+"""`streamgrad fleet`: a forecaster for each key of a table, on one file that can be gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from streamgrad.data import Source, SourceError, open_source
+from streamgrad.data.errors import unknown_column
+
+if TYPE_CHECKING:
+    from streamgrad.fleet import Forecasters, Record, Summary
+
+
+class UsageError(ValueError):
+    """An option that cannot be meant. The message says what came and what was expected."""
+
+
+@dataclass
+class Options:
+    """Learn to forecast a column of many streams in one table, a forecaster for each key, row by row.
+
+    Each row is forecast before it is learned from. What is said of a key is, to the bit, what
+    `streamgrad learn` says of a table of its rows alone. The same command goes on where the store
+    stands, and a run that is killed at any moment goes on to the same bytes.
+    """
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """CSV, TSV, Parquet, Arrow or JSON lines; - for standard input. Rows of all keys, in the order of
+    time within each key."""
+    key: Annotated[str, tyro.conf.arg(metavar="COLUMN")] = ""
+    """Column of the keys, such as a sensor's or a customer's name."""
+    target: Annotated[str, tyro.conf.arg(metavar="COLUMN")] = ""
+    """Column to forecast."""
+    outcome: Literal["number", "event", "count"] = "number"
+    """What the target is: a number, an event (1 or 0) or a count (0, 1, 2, ...)."""
+    features: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN ...")] = ()
+    """Other columns to learn from."""
+    categorical: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN ...")] = ()
+    """Columns of texts or codes."""
+    time: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
+    """Column of times (ISO 8601 or seconds): order within each key is checked, calendar features made."""
+    late: Literal["refuse", "skip"] = "refuse"
+    """What to do with a row whose time is before its key's last one: skip leaves it out, and counts."""
+    horizon: int = 1
+    """Rows ahead to forecast, of the same key."""
+    path: Annotated[int | None, tyro.conf.arg(metavar="ROWS")] = None
+    """Instead of one horizon: how many of the key's next rows are all forecast."""
+    period: Annotated[int | None, tyro.conf.arg(metavar="ROWS")] = None
+    """Rows of a key in a season. Without it, it is looked for, for each key."""
+    levels: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="SHARE ...")] = None
+    """Of the intervals (.8 .95)."""
+    learner: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """mixture (the default), light (without nets), rls, reservoir, columns, fast-columns, adam, kalman
+    or frozen."""
+    light: bool = False
+    """The learner without nets, a fifth of the bytes a key: the same as --learner light."""
+    beside: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """Learners to run beside it and show in the table, such as frozen adam."""
+    missing: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VALUE ...")] = ()
+    """Values that mean "missing" in this source, besides the usual ones, such as -200."""
+    skip_lines: int = 0
+    """Lines before the header."""
+    comment: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SIGN ...")] = ()
+    """Lines that begin with one of these are no rows."""
+    seed: int = 0
+    """Seed of the initial weights."""
+    store: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """SQLite file of all states and of the offset in the source. Default: fleet.db in the folder."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder for predictions, figures and picture. Default: runs/SOURCE-fleet."""
+    resume: bool = False
+    """Refuse to begin: go on with the store, which has to be there."""
+    overwrite: bool = False
+    """Start anew with a store that holds a run already, and lose that run."""
+    continues: bool = False
+    """On going on from standard input: it brings the rows after the store's, not all again."""
+    predictions: Literal["csv", "parquet"] = "csv"
+    """Form of the predictions; parquet is made from the CSV when the run ends."""
+    slots: Annotated[int | None, tyro.conf.arg(metavar="KEYS")] = None
+    """Keys in memory, the others wait in the store. Default: as many as 1 GiB holds."""
+    commit_every: Annotated[int | None, tyro.conf.arg(metavar="ROWS")] = None
+    """Rows between two commits. Default: 30 seconds, or ten times as long as a commit takes."""
+    show: Annotated[int, tyro.conf.arg(metavar="KEYS")] = 5
+    """Of the best and of the worst keys, how many the table has."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; the exit status is 0, 1 after bad input, or 130 after Ctrl-C."""
+    # The loops of one stream are too small for two threads, which take twice as long.
+    os.environ.setdefault("NPROC", "1")
+    pairs_off = (tyro.conf.FlagCreatePairsOff,)
+    options = tyro.cli(Options, prog="streamgrad fleet", args=list(arguments), config=pairs_off)
+    try:
+        return fleet(options)
+    except KeyboardInterrupt:
+        print("streamgrad fleet: stopped; the same command goes on from the last commit.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not isinstance(error, (SourceError, UsageError, *_errors())):
+            raise
+        print(f"streamgrad fleet: {error}", file=sys.stderr)
+        return 1
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """Errors whose message is a sentence for the user. Imported late: a mistyped option needs no JAX."""
+    from streamgrad.fleet import FleetError
+    from streamgrad.forecast import JournalError, RowError
+
+    return FleetError, JournalError, RowError
+
+
+def fleet(options: Options) -> int:
+    """Do what the options ask. Raises the errors that `main` turns into sentences."""
+    _check(options)
+    source = open_source(
+        options.source, missing=options.missing, skip_lines=options.skip_lines, comment=options.comment or None
+    )
+    _columns(options, source)
+    stem = "stdin" if options.source == "-" else Path(options.source).name.partition(".")[0]
+    folder = options.out or Path("runs") / f"{stem}-fleet"
+    store = options.store or folder / "fleet.db"
+    if options.resume and not store.exists():
+        raise UsageError(f"--resume goes on with a store, and there is no {store}: leave it out, or name the store.")
+    if not store.exists() and not options.overwrite and (folder / "predictions.csv").exists():
+        raise UsageError(
+            f"{folder} holds a run already, and {store} is not there: name that run's store to go on with it, another "
+            "folder with --out, or --overwrite, which loses it."
+        )
+    from streamgrad.fleet import Record
+
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{store.parent} cannot be made ({os.strerror(error.errno or 0)}): name another --store."
+        ) from None
+    with _forecasters(options, store) as forecasters:
+        try:
+            record = Record(forecasters, source, options.key, folder, commit_every=options.commit_every)
+        except ValueError as error:
+            raise error if isinstance(error, SourceError) else UsageError(str(error)) from None
+        if record.row:
+            keys = f"{len(forecasters):,} key{'s' * (len(forecasters) != 1)}"
+            print(f"Going on from row {record.row:,} with {keys} ({store}).", file=sys.stderr)
+        return _run(options, record, store)
+
+
+def _forecasters(options: Options, store: Path) -> Forecasters:
+    """The forecasters of all keys."""
+    from streamgrad.fleet import Forecasters
+
+    try:
+        return Forecasters(
+            options.target,
+            outcome=options.outcome,
+            features=tuple(f for f in dict.fromkeys(options.features) if f != options.target),
+            categorical=options.categorical,
+            time=options.time,
+            horizon=options.horizon,
+            path=options.path,
+            period=options.period or None,
+            levels=options.levels,
+            learner=options.learner or ("light" if options.light else "mixture"),
+            beside=options.beside,
+            seed=options.seed,
+            store=store,
+            slots=options.slots,
+            late=options.late,
+            anew=options.overwrite,
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from None
+
+
+def _run(options: Options, record: Record, store: Path) -> int:
+    """Learn until the source ends, with progress, and say how it went."""
+    from streamgrad.cli.progress import Progress, seconds_since_start
+    from streamgrad.cli.stop import Stop
+
+    source, first = record.source, []
+
+    def seen(record: Record) -> None:
+        if not first and record.first is not None:
+            first.append(seconds_since_start())
+        told = {f"{len(record.fleet):,} keys, error over the last value's": record.ratio}
+        progress.update(record.row, source.fraction(), told)
+
+    ended, error = True, None
+    with Stop() as stop, Progress(source.name, record.row) as progress:
+        try:
+            replay = not (options.continues and options.source == "-")
+            ended = record(replay=replay, seen=seen, stop=lambda: stop.asked)
+        except (SourceError, *_errors()) as bad:  # what came before it is learned and committed
+            ended, error = False, bad
+    ending = "end" if ended else "bad input" if error is not None else "stopped"
+    if record.row and type(error).__name__ not in ("JournalError", "FleetError"):
+        _finish(options, record, store, ending, first[0] if first else None)
+    if error is not None:
+        raise error
+    if record.row == 0 and ended:
+        raise SourceError(f"{source.name} has a header but no rows: there is nothing to learn from.")
+    return 0 if ended else 130
+
+
+def _finish(options: Options, record: Record, store: Path, ending: str, first: float | None) -> None:
+    """Print the tables, and write figures and picture."""
+    from rich.console import Console
+
+    from streamgrad.fleet import Summary
+    from streamgrad.forecast import JournalError, to_parquet
+
+    fleet, console = record.fleet, Console()
+    summary = Summary.of(fleet)
+    _table(console, options, record, summary)
+    _keys(console, options, summary)
+    for line in _remarks(record, summary, first):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    written = ["fleet.png", "predictions.csv", "keys.csv", "metrics.jsonl", "summary.json"]
+    try:
+        summary.to_csv(record.folder / "keys.csv", fleet)
+        _json(options, record, summary, ending)
+        if options.predictions == "parquet":
+            written.insert(1, to_parquet(record.folder, ["key"]).name)
+        temporary = record.folder / ".fleet.tmp.png"
+        summary.plot(fleet, temporary, title=f"{options.target} of {record.source.name}, by {options.key}")
+        os.replace(temporary, record.folder / "fleet.png")
+    except OSError as error:
+        raise JournalError(
+            f"the summary could not be written to {record.folder} ({os.strerror(error.errno or 0)}); the store is "
+            "whole: free some space, then give the same command again."
+        ) from None
+    print(f"Written to {record.folder}: {', '.join(written)}; states in {store}.")
+    if ending != "end":
+        print("The same command goes on from here.")
+
+
+def _heading(summary: Summary) -> str:
+    return {"nrmse": "nRMSE", "log_loss": "log loss"}[summary.measure]
+
+
+def _table(console: Any, options: Options, record: Record, summary: Summary) -> None:
+    """Errors over all keys."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"{options.target} of {record.source.name}, by {options.key}: {len(summary.keys):,} keys"
+    table = Table(title=Text(title, style="table.title"), title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("forecaster", no_wrap=True)
+    for column in (f"{_heading(summary)}, median over keys", "best at"):
+        table.add_column(column, justify="right", no_wrap=True)
+    median, won = summary.median(), summary.won()
+    least = min((value for value in median.values() if value == value), default=None)
+    for method in summary.methods:
+        text = _figures(median[method])
+        label = f"network ({record.fleet.settings['learner']})" if method == "network" else method
+        table.add_row(
+            label,
+            f"[bold]{text}[/bold]" if median[method] == least else text,
+            f"{won[method]:,} key{'s' * (won[method] != 1)}",
+        )
+    console.print(table)
+
+
+def _keys(console: Any, options: Options, summary: Summary) -> None:
+    """Errors of the best and of the worst keys."""
+    import numpy as np
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    order = summary.order.tolist()
+    if not order or options.show < 1:
+        return
+    table = Table(
+        title=f"The best and the worst keys: {_heading(summary)} of the second half of their rows",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    few = len(order) <= 2 * options.show
+    shown = order if few else [*order[: options.show], None, *order[-options.show :]]
+    longest = max(len(str(summary.keys[k])) for k in shown if k is not None)
+    table.add_column(options.key, overflow="fold", min_width=min(longest, 16))
+    best = {int(np.nanargmin(summary.errors[k])) for k in shown if k is not None}
+    methods = [j for j, name in enumerate(summary.methods) if name != "running mean" or j in best]
+    for column in ("rows", *(summary.methods[j] for j in methods)):
+        table.add_column(column, justify="right")
+    for k in shown:
+        if k is None:
+            table.add_row("...")
+            continue
+        errors = summary.errors[k, methods].tolist()
+        least = min(error for error in errors if error == error)
+        cells = [f"[bold]{_figures(e)}[/bold]" if e == least else _figures(e) for e in errors]
+        table.add_row(escape(str(summary.keys[k])), f"{summary.figures[k]['rows']:,}", *cells)
+    console.print(table)
+
+
+def _figures(value: float) -> str:
+    from streamgrad.cli.summary import figures
+
+    return figures(value)
+
+
+def _remarks(record: Record, summary: Summary, first: float | None) -> list[str]:
+    """How many rows there were, how fast they went, and which keys stand out."""
+    fleet, parts = record.fleet, [f"{record.row:,} rows of {len(summary.keys):,} keys"]
+    if unscored := len(summary.keys) - len(summary.order):
+        parts.append(f"{unscored:,} keys without a scored row")
+    if missing := sum(figures["missing"] for figures in summary.figures):
+        parts.append(f"{missing:,} targets missing (not learned, not scored)")
+    if fleet.late:
+        parts.append(f"{fleet.late:,} rows late, and left out")
+    parts.append(f"{fleet.bytes:,} bytes a key")
+    if first is not None:
+        parts.append(f"first forecast {first:.1f} s after the start")
+    if record.speed is not None:
+        parts.append(f"then {record.speed:,.0f} rows/s")
+    lines = [f"{'; '.join(parts)}."]
+    changed = [key for key, figures in zip(summary.keys, summary.figures) if figures["changes"]]
+    if changed:
+        some = ", ".join(map(str, changed[:5])) + (", ..." if len(changed) > 5 else "")
+        lines.append(f"{len(changed):,} keys became harder to forecast at some row ({some}): keys.csv counts.")
+    warned = [(key, figures["warnings"]) for key, figures in zip(summary.keys, summary.figures) if figures["warnings"]]
+    return lines + [f"Warning of key {key}: {warning}" for key, some in warned[:10] for warning in some]
+
+
+def _json(options: Options, record: Record, summary: Summary, ending: str) -> None:
+    from streamgrad.forecast import plain
+
+    named = lambda k: {"key": summary.keys[k], **dict(zip(summary.methods, summary.errors[k].tolist()))}
+    order, show = summary.order.tolist(), options.show
+    found = {
+        "ending": ending,
+        "source": record.source.name,
+        "key": options.key,
+        "target": options.target,
+        "rows": record.row,
+        "keys": len(summary.keys),
+        "scored": len(order),
+        "late": record.fleet.late,
+        "measure": summary.measure,
+        "median": summary.median(),
+        "best_at": summary.won(),
+        "best": [named(k) for k in order[:show]],
+        "worst": [named(k) for k in order[::-1][:show]],
+        "config": record.fleet.settings,
+    }
+    path = record.folder / "summary.json"
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(plain(found), indent=2) + "\n", "utf-8")
+    os.replace(temporary, path)
+
+
+def _check(options: Options) -> None:
+    """Refuse numbers that cannot be meant, and options that do not go together."""
+    least = {"horizon": 1, "slots": 1, "commit_every": 1, "skip_lines": 0, "show": 0}
+    for name, low in least.items():
+        value, option = getattr(options, name), f"--{name.replace('_', '-')}"
+        if value is not None and value < low:
+            raise UsageError(f"{option} {value}: it has to be a whole number of at least {low}.")
+    if options.period is not None and (options.period < 0 or options.period == 1):
+        raise UsageError(f"--period {options.period}: it has to be at least 2 rows, or 0 for none.")
+    if options.resume and options.overwrite:
+        raise UsageError("--resume goes on with a run and --overwrite loses it: give one of them.")
+    if options.continues and options.source != "-":
+        raise UsageError("--continues says that standard input brings only the rows after the store's: it goes with -.")
+    if options.continues and options.overwrite:
+        raise UsageError("--continues goes on with a run and --overwrite loses it: give one of them.")
+    if options.light and options.learner not in (None, "light"):
+        raise UsageError(f"--light is --learner light, and --learner {options.learner} was given: give one of them.")
+    if options.late == "skip" and options.time is None:
+        raise UsageError("--late skip needs times to know a late row by: give --time COLUMN.")
+
+
+def _columns(options: Options, source: Source) -> None:
+    """Refuse a missing key or target by name."""
+    names = ", ".join(source.columns[:20])
+    for option, value, what in (
+        ("--key", options.key, "has the keys"),
+        ("--target", options.target, "is to be forecast"),
+    ):
+        if not value:
+            raise UsageError(f"which column {what}? Say {option} COLUMN; {source.name} has {names}.")
+        if value not in source.columns:
+            raise unknown_column(value, source.columns, source.name)
