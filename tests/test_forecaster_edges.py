@@ -339,3 +339,8 @@ def test_the_command_refuses_in_a_sentence(tmp_path, capsys, options, words):
     assert cli.main(["learn", str(file), "--target", "y", "--out", str(tmp_path / "run"), *options.split()]) == 1
     assert re.search(words, capsys.readouterr().err.splitlines()[-1])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_set_of_names_has_no_order():
+    with pytest.raises(ValueError, match="a set"):
+        Forecaster("y", features={"a", "b"})

@@ -334,3 +334,8 @@ def test_a_filter_on_temporal_differences_goes_step_by_step_and_refuses_traces()
         sg.td.TDLambda(MODEL, sg.Kalman(), gamma=0.9, lam=0.5)
     with pytest.raises(ValueError, match="no λ for a step"):
         learner.step(other, xs[0], cumulants[0], lam=0.5)
+
+
+def test_an_update_that_collects_other_steps_than_its_program_is_refused():
+    with pytest.raises(ValueError, match=r"Descent\(every=1\) within Program\(every=4\).*every=4"):
+        Program(MODEL, Loss(sg.losses.mse, None), Descent(optax.sgd(0.1), NONE), Skip(), every=4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -180,6 +180,10 @@ def _several(names: Any, what: str) -> tuple[Any, ...]:
         return (names,)
     if not isinstance(names, Iterable):
         raise ValueError(f"{what} must be a name or a sequence of names, got {names!r}.")
+    if isinstance(names, Set):
+        raise ValueError(
+            f"{what} must be a sequence of names, got a set, {names!r}, whose order changes: give a list."
+        )
     return tuple(int(name) if isinstance(name, np.integer) else name for name in names)
 
 

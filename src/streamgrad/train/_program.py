@@ -53,6 +53,12 @@ class Program:
         delay: int = 0,
         estimator: Estimator | None = None,
     ):
+        collected = getattr(update, "every", None)
+        if collected is not None and collected != (each := every if window is None else 1):
+            raise ValueError(
+                f"{type(update).__name__}(every={collected}) within Program(every={every}): an update collects the "
+                f"evidence of {each} steps here, so give it every={each}."
+            )
         self.rule, self.update, self.guard = rule, update, guard
         self.streams, self.every, self.window = streams, every, window
         self.delay = Delay(delay) if delay else None
