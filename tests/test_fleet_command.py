@@ -291,7 +291,7 @@ def test_the_command_refuses_by_name(tmp_path, capsys):
     assert len(_predictions(tmp_path / "out")) == 30
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path):
     keys, rows = _rows(700)
     file = _csv(tmp_path / "rows.csv", keys, rows)

@@ -21,7 +21,7 @@ LACKING = [name for name in ("pyspark", "pandas", "grpc") if importlib.util.find
 LACKING += [] if shutil.which("java") or os.environ.get("JAVA_HOME") else ["Java"]
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.full,
     pytest.mark.skipif(bool(LACKING), reason=f"{' and '.join(LACKING)} not here: Spark is tested by make test-spark"),
 ]
 
