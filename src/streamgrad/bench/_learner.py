@@ -108,7 +108,8 @@ def by_learner(optimiser: Any, steps: int, *, inputs: int = 32, units: int = 128
     """`Learner.run` on the same net and stream."""
     learner = Learner(net(inputs, units, algorithm), optimiser, loss=losses.mse, **options)
     xs, ys = map(np.asarray, stream(inputs, steps))
-    return Program(lambda st: learner.run(st, xs, ys)[0].arrays, lambda: (learner.init(key=KEY),), steps)
+    opened = lambda: (learner.init(key=KEY, like=(xs[0], ys[0])),)
+    return Program(lambda st: learner.run(st, xs, ys)[0].arrays, opened, steps)
 
 
 def deviation(optimiser: optax.GradientTransformation, every: int = 1, through: bool = False, **options) -> float:

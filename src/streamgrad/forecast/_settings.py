@@ -181,9 +181,7 @@ def _several(names: Any, what: str) -> tuple[Any, ...]:
     if not isinstance(names, Iterable):
         raise ValueError(f"{what} must be a name or a sequence of names, got {names!r}.")
     if isinstance(names, Set):
-        raise ValueError(
-            f"{what} must be a sequence of names, got a set, {names!r}, whose order changes: give a list."
-        )
+        raise ValueError(f"{what} must be a sequence of names, got a set, {names!r}, whose order changes: give a list.")
     return tuple(int(name) if isinstance(name, np.integer) else name for name in names)
 
 
