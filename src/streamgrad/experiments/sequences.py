@@ -109,8 +109,7 @@ FASHION = experiment(
     "fashion",
     "Fashion-MNIST by pixel or by row",
     "28 x 28 images of clothes, one row a step (28 steps) or one pixel (784): 55,000 training, 5,000 validation, "
-    "10,000 "
-    "test images, from IDX files in a folder that you name: --data. MNIST and KMNIST come in the same files.",
+    "10,000 test images, from IDX files in a folder that you name: --data. MNIST and KMNIST come in the same files.",
     "1 hour by row, 3 days by pixel",
     Fashion(),
     Fashion(**{**QUICK, "modes": ("bptt", "frozen")}, valid=20),

@@ -58,7 +58,7 @@ class Summary(NamedTuple):
     def won(self) -> dict[str, int]:
         """At how many keys each method has the least error."""
         some = np.where(np.isnan(self.errors[self.order]), np.inf, self.errors[self.order])
-        best = np.bincount(some.argmin(axis=1), minlength=len(self.methods)) if len(some) else np.zeros(99, int)
+        best = np.bincount(some.argmin(axis=1), minlength=len(self.methods))
         return {name: int(best[k]) for k, name in enumerate(self.methods)}
 
     def middle(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""The native piece of a session: forty lines of C++ that hand rows to a running loop, built on demand."""
+"""The native piece of a session: a hundred lines of C++ that hand rows to a running loop, built on demand."""
 
 from __future__ import annotations
 

@@ -90,8 +90,11 @@ class Session:
         if form not in self._learner.loops:
             try:
                 self._learner.loops[form] = Program(loop, arrays, shapes(row))
-            except Unfit:
-                self._wanted, self._state = False, loop.restored(arrays)
+            except Exception as error:
+                self._state = loop.restored(arrays)
+                if not isinstance(error, Unfit):
+                    raise
+                self._wanted = False
                 return False
         self._state, self._loop = None, Resident(self._learner.loops[form], arrays)
         return True
