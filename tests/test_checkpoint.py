@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -142,9 +143,9 @@ def test_a_full_disk_leaves_the_older_ones(tmp_path, monkeypatch, where):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if where == "write":
-        monkeypatch.setattr(checkpoint, "_write", full)
+        monkeypatch.setattr(Path, "write_bytes", full)
     else:
-        monkeypatch.setattr(checkpoint.os, where, full)
+        monkeypatch.setattr(os, where, full)
     with pytest.raises(CheckpointError, match=r"No space left.*last good one is of step 1"):
         checkpoint.save(tmp_path, {"a": jnp.asarray(2)}, step=2)
     assert checkpoint.load(tmp_path, like).step == 1

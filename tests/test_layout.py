@@ -21,6 +21,7 @@ LAYERS = [
         "_compile",
         "_dependence",
         "_dtypes",
+        "_files",
         "_loop",
         "_order",
         "_owned",

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ._files import whole_file as whole_file, write_whole
 from ._memory import LearnerState
 
 SCHEMA = 1
@@ -76,15 +77,10 @@ def save(
     directory = Path(directory)
     target = directory / f"step-{step:012d}.safetensors"
     data = _encode(tree, step, dict(meta or {}), dict(config or {}))
-    temporary = directory / f".{target.name}.{os.getpid()}.tmp"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _write(temporary, data)
-        os.replace(temporary, target)
-        _flush_folder(directory)
+        write_whole(target, data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         kept = steps(directory)
         last = f"the last good one is of step {kept[-1]}" if kept else "there is none yet"
         raise CheckpointError(
@@ -94,7 +90,7 @@ def save(
     for old in steps(directory)[:-keep]:
         with contextlib.suppress(OSError):
             (directory / f"step-{old:012d}.safetensors").unlink()
-    for left in directory.glob(".step-*.tmp"):  # of a process that was killed
+    for left in directory.glob(".step-*.tmp*"):  # of a process that was killed
         with contextlib.suppress(OSError):
             left.unlink()
     return target
@@ -257,23 +253,6 @@ def _decode(tensors: dict[str, np.ndarray], head: dict[str, Any], like: PyTree) 
 
 class _Damaged(Exception):
     """A file whose content is not what was written."""
-
-
-def _write(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush_folder(directory: Path) -> None:
-    if os.name == "nt":
-        return  # a folder cannot be opened there
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

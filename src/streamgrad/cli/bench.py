@@ -13,6 +13,8 @@ from typing import Annotated
 
 import tyro
 
+from streamgrad._files import write_whole
+
 #: Lets XLA's CPU compiler write several results from one loop: the traces of cells with two state entries
 #: (LSTM) then take about half the time. Only the environment can ask for it, before JAX first compiles.
 MULTI_OUTPUT = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion"
@@ -74,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
         machine = {"jax": jax.__version__, "device": device, "machine": platform.machine()}
         machine |= {"pinned": core is not None, "xla_flags": os.environ.get("XLA_FLAGS", "")}
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps({**machine, "rows": results}, indent=1) + "\n", "utf-8")
+        write_whole(options.out, json.dumps({**machine, "rows": results}, indent=1) + "\n")
         console.print(f"wrote {options.out}")
     return 0
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from streamgrad._files import write_whole
 from streamgrad.data import SERIES, SourceError, open_source
 from streamgrad.data.errors import unknown_column
 
@@ -83,7 +84,7 @@ def _compare(options: Options) -> int:
     console.print(str(found), highlight=False, soft_wrap=True, markup=False)
     options.out.mkdir(parents=True, exist_ok=True)
     table = {"source": options.source, "jax": jax.__version__, **found.as_dict()}
-    (options.out / "algorithms.json").write_text(json.dumps(table, indent=1) + "\n", "utf-8")
+    write_whole(options.out / "algorithms.json", json.dumps(table, indent=1) + "\n")
     console.print(f"wrote {options.out / 'algorithms.json'} and {found.figure(options.out / 'algorithms.png')}")
     return 0
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from streamgrad._files import write_whole
 from streamgrad.data import Source, SourceError, open_source
 from streamgrad.data.errors import unknown_column
 
@@ -230,9 +231,8 @@ def _finish(options: Options, record: Record, store: Path, ending: str, first: f
         _json(options, record, summary, ending)
         if options.predictions == "parquet":
             written.insert(1, to_parquet(record.folder, ["key"]).name)
-        temporary = record.folder / ".fleet.tmp.png"
-        summary.plot(fleet, temporary, title=f"{options.target} of {record.source.name}, by {options.key}")
-        os.replace(temporary, record.folder / "fleet.png")
+        title = f"{options.target} of {record.source.name}, by {options.key}"
+        summary.plot(fleet, record.folder / "fleet.png", title=title)
     except OSError as error:
         raise JournalError(
             f"the summary could not be written to {record.folder} ({os.strerror(error.errno or 0)}); the store is "
@@ -355,10 +355,7 @@ def _json(options: Options, record: Record, summary: Summary, ending: str) -> No
         "worst": [named(k) for k in order[::-1][:show]],
         "config": record.fleet.settings,
     }
-    path = record.folder / "summary.json"
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(plain(found), indent=2) + "\n", "utf-8")
-    os.replace(temporary, path)
+    write_whole(record.folder / "summary.json", json.dumps(plain(found), indent=2) + "\n")
 
 
 def _check(options: Options) -> None:

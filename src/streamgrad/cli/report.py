@@ -11,6 +11,8 @@ from typing import Annotated
 
 import tyro
 
+from streamgrad._files import write_whole
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -48,9 +50,9 @@ def main(arguments: Sequence[str]) -> int:
         for chapter in chapters:
             for section in chapter.sections:
                 if isinstance(section.content, Picture):
-                    (out / section.file).write_bytes(section.content.png)
-        (out / "tables.md").write_text(to_text(chapters), "utf-8")
-        (out / "report.html").write_text(to_page(chapters, out), "utf-8")
+                    write_whole(out / section.file, section.content.png)
+        write_whole(out / "tables.md", to_text(chapters))
+        write_whole(out / "report.html", to_page(chapters, out))
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         print(

@@ -8,6 +8,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from streamgrad._files import write_whole
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -193,15 +195,10 @@ def _summary(record: Record, ending: str, found: Any) -> None:
     else:
         summary["targets"] = dict(zip(map(str, forecaster.columns.targets), found))
     summary["config"] = dict(record.config)
-    path = record.folder / "summary.json"
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(plain(summary), indent=2) + "\n")
-    os.replace(temporary, path)
+    write_whole(record.folder / "summary.json", json.dumps(plain(summary), indent=2) + "\n")
 
 
 def _picture(record: Record) -> None:
     forecaster = record.forecaster
-    temporary = record.folder / ".forecast.tmp.png"
     title = f"{forecaster.columns.targets[0]} of {record.source.name}, {_ahead(forecaster)}"
-    forecaster.plot(temporary, title=title if forecaster.alone else record.source.name)
-    os.replace(temporary, record.folder / "forecast.png")
+    forecaster.plot(record.folder / "forecast.png", title=title if forecaster.alone else record.source.name)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .._files import save_figure
 from ._comparison import Comparison, Row
 
 COLOURS = {"exact": "#009e73", "unbiased": "#0072b2", "biased": "#d55e00"}
@@ -57,7 +58,7 @@ def draw(comparison: Comparison, path: Path) -> Path:
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.suptitle(comparison.cell, fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    save_figure(figure, path)
     return path
 
 

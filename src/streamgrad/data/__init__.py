@@ -7,4 +7,5 @@ from streamgrad.data.errors import SourceError as SourceError
 from streamgrad.data.extremes import Extremes as Extremes
 from streamgrad.data.numbers import Numbers as Numbers, shortest as shortest
 from streamgrad.data.series import SERIES as SERIES, Series as Series
-from streamgrad.data.sources import Source as Source, open_source as open_source
+from streamgrad.data.source import Source as Source
+from streamgrad.data.sources import open_source as open_source

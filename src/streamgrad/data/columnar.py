@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 
 from streamgrad.data.errors import SourceError, bad_number, read_once
 from streamgrad.data.numbers import Numbers
-from streamgrad.data.sources import Convert, Source
+from streamgrad.data.source import Convert, Source
 
 ROWS = 8192  # handed on at a time
 _ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError, decimal.DecimalException)
 
 
-class Columnar(Source):
+class Columnar(Source, abc.ABC):
     """Record batches of Arrow, whatever they come from."""
 
     schema: pa.Schema
@@ -29,7 +29,7 @@ class Columnar(Source):
     def _record_batches(self, columns: Sequence[str], start: int) -> Iterator[tuple[int, Any]]:
         """Pairs of the first row's number and a record batch that has the columns."""
 
-    def _batches(self, columns: Sequence[str], start: int, convert: Convert) -> Iterator[tuple[int, np.ndarray]]:
+    def _numbers(self, columns: Sequence[str], start: int, convert: Convert) -> Iterator[tuple[int, np.ndarray]]:
         for column, number in zip(columns, convert):
             if number is self.numbers:
                 check_type(self.schema.field(column).type, column, self.name)

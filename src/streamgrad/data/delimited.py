@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from streamgrad.data.errors import SourceError, at_byte, ragged, shortened
-from streamgrad.data.sources import Convert
+from streamgrad.data.source import Convert
 from streamgrad.data.text import LONGEST, Error, Text, Values, utf8
 
 END = "\0"  # a record after the last one: it is found again unless a quote is open before it

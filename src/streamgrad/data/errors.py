@@ -30,6 +30,11 @@ def at_byte(byte: int | None) -> str:
 
 def unknown_column(name: str, columns: Sequence[str], where: str) -> SourceError:
     """The error for a column that is not there, with the nearest names that are."""
+    if not columns:
+        return SourceError(
+            f"{where} has no column {name!r}: it has no columns at all. A source of one's own gives its columns to "
+            "super().__init__(name, columns)."
+        )
     near = difflib.get_close_matches(name, columns, n=3, cutoff=0.5)
     lower = [column for column in columns if column.lower() == name.lower()]
     near = list(dict.fromkeys(lower + near))

@@ -12,7 +12,7 @@ import numpy as np
 
 from streamgrad.data.errors import SourceError, at_byte, bad_number, same_name, shortened
 from streamgrad.data.numbers import shortest
-from streamgrad.data.sources import Convert
+from streamgrad.data.source import Convert
 from streamgrad.data.text import Error, Text, Values
 from streamgrad.data.unpacking import Damage
 

@@ -14,8 +14,8 @@ from streamgrad.data.delimited import END, Delimited, Record, cut, records
 from streamgrad.data.errors import SourceError, shortened
 from streamgrad.data.foreign import refuse_other
 from streamgrad.data.json_rows import JsonRows, first_rows
+from streamgrad.data.layout import Layout
 from streamgrad.data.numbers import Numbers
-from streamgrad.data.sources import Layout
 from streamgrad.data.text import LONGEST, Text, utf8
 from streamgrad.data.unpacking import Blocks, Damage
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from streamgrad.data.errors import SourceError, bad_number, read_once
+from streamgrad.data.layout import refuse_names
 from streamgrad.data.numbers import Numbers
-from streamgrad.data.sources import Convert, Source
-from streamgrad.data.tables import number_of, refuse_names
+from streamgrad.data.source import Convert, Source, number_of
 
 ROWS = 4096  # handed on at a time
 PATIENCE = 0.05  # seconds for which rows are gathered
@@ -78,7 +78,7 @@ class Rows(Source):
             self.columns += tuple(c for c in columns if c in late and any(c in row for row in self._rows))
         super().check(columns)
 
-    def _batches(self, columns: Sequence[str], start: int, convert: Convert) -> Iterator[tuple[int, np.ndarray]]:
+    def _numbers(self, columns: Sequence[str], start: int, convert: Convert) -> Iterator[tuple[int, np.ndarray]]:
         if self._rows is None:
             raise read_once(self.name)
         rows = self._rows

@@ -10,13 +10,13 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from streamgrad.data.blocks import File
 from streamgrad.data.errors import SourceError
+from streamgrad.data.layout import Layout
 from streamgrad.data.numbers import Numbers
-
-if TYPE_CHECKING:
-    from streamgrad.data.sources import Source
+from streamgrad.data.opening import open_text
+from streamgrad.data.source import Source
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,7 @@ class Series:
             return _unroll(self.name, self.target, path)
         if self.only is not None:
             return _selected(self.name, self.target, path, *self.only)
-        return _text(self.name, path, numbers or Numbers())
-
-
-def _text(name: str, path: Path, numbers: Numbers) -> Source:
-    from streamgrad.data.blocks import File
-    from streamgrad.data.opening import open_text
-    from streamgrad.data.sources import Layout
-
-    return open_text(File(path, name), numbers, Layout())
+        return open_text(File(path, self.name), numbers or Numbers(), Layout())
 
 
 def _unroll(name: str, column: str, path: Path) -> Source:

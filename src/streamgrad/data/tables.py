@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from streamgrad.data.errors import SourceError, bad_number
+from streamgrad.data.errors import SourceError
+from streamgrad.data.layout import Layout, refuse_names
 from streamgrad.data.numbers import Numbers
-from streamgrad.data.sources import Convert, Layout, Source
+from streamgrad.data.source import Convert, Source
 
 ROWS = 4096  # handed on at a time
 
@@ -53,12 +54,6 @@ def open_table(table: Any, layout: Layout, numbers: Numbers) -> Source:
     return Rows(table, columns, "the rows" if iter(table) is not table else "the iterator", numbers)
 
 
-def refuse_names(columns: Any, name: str) -> None:
-    """Raise `SourceError` where names are given for what has some."""
-    if columns is not None:
-        raise SourceError(f"{name} has names for its columns already: leave `columns` out, or rename them there.")
-
-
 class Array(Source):
     """Rows that are in memory already: columns of equal length, each an array of any kind that holds numbers."""
 
@@ -74,26 +69,14 @@ class Array(Source):
         self.rows = len(values[0]) if len(values) else 0
         self._values, self._at = values, 0
 
-    def _batches(self, columns: Sequence[str], start: int, convert: Convert) -> Iterator[tuple[int, np.ndarray]]:
+    def _numbers(self, columns: Sequence[str], start: int, convert: Convert) -> Iterator[tuple[int, np.ndarray]]:
         which = [self._values[self.columns.index(column)] for column in columns]
         for values, column, number in zip(which, columns, convert):
             if number is self.numbers:
                 _check_kind(values, column, self.name)
         for at in range(start, self.rows or 0, ROWS):
             self._at = at
-            parts = [values[at : at + ROWS] for values in which]
-            out, error = np.empty((len(parts[0]), len(parts))), None
-            for k, (part, name, number) in enumerate(zip(parts, columns, convert)):
-                if number is self.numbers and part.dtype.kind not in "OUSTV":
-                    out[:, k] = np.ma.filled(part.astype(float), np.nan)[: len(out)]
-                    continue
-                values = part.tolist() if part.dtype.kind != "M" else [str(each) for each in part]
-                for i, value in enumerate(values[: len(out)]):
-                    try:
-                        out[i, k] = number_of(value, number, self.numbers)
-                    except ValueError as why:
-                        out, error = out[:i], bad_number(str(value), at + i, name, self.name, why=why)
-                        break
+            out, error = self._converted([values[at : at + ROWS] for values in which], columns, at, convert)
             yield at, out
             if error is not None:
                 raise error
@@ -101,13 +84,6 @@ class Array(Source):
 
     def fraction(self) -> float | None:
         return self._at / max(1, self.rows or 0)
-
-
-def number_of(value: Any, number: Any, numbers: Numbers) -> float:
-    """The float for a Python value, by the rule for numbers or by what the user gave for the column."""
-    if number is numbers:
-        return numbers.of(value)
-    return number("" if value is None or value != value else str(value))
 
 
 def _check_kind(values: np.ndarray, column: str, where: str) -> None:
@@ -222,7 +198,7 @@ class Frame(Source):
             )
         super().check(columns)
 
-    def _batches(self, columns: Sequence[str], start: int, convert: Convert) -> Iterator[tuple[int, np.ndarray]]:
+    def _numbers(self, columns: Sequence[str], start: int, convert: Convert) -> Iterator[tuple[int, np.ndarray]]:
         from streamgrad.data.columnar import ArrowTable
 
         places = [self.columns.index(name) for name in columns]
@@ -231,7 +207,7 @@ class Frame(Source):
             self._source = ArrowTable(frame.to_arrow(), self.name, self.numbers)
         except Exception:  # what Arrow does not hold: foreign byte order, mixed types
             self._source = Array(self.name, columns, [frame[name].to_numpy() for name in columns], self.numbers)
-        yield from self._source._batches(columns, start, convert)
+        yield from self._source._numbers(columns, start, convert)
 
     def fraction(self) -> float | None:
         return 0.0 if self._source is None else self._source.fraction()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 from streamgrad.data.blocks import BLOCK, Origin
 from streamgrad.data.errors import SourceError, at_byte, bad_number, not_utf8, read_once
 from streamgrad.data.numbers import Numbers
-from streamgrad.data.sources import Convert, Source
+from streamgrad.data.source import Convert, Source
 from streamgrad.data.unpacking import Blocks, Damage
 
 LONGEST = 1 << 26  # characters of a row; an open quote is the usual reason for more
@@ -43,7 +44,7 @@ class Values(NamedTuple):
     error: Error | None = None
 
 
-class Text(Source):
+class Text(Source, abc.ABC):
     """A source of records in text.
 
     **Arguments:**
@@ -106,7 +107,7 @@ class Text(Source):
     def _at(self, row: int, byte: int) -> None:
         self._row, self.place = row, (row, byte) if self._ended else None
 
-    def _batches(self, columns: Sequence[str], start: int, convert: Convert) -> Iterator[tuple[int, np.ndarray]]:
+    def _numbers(self, columns: Sequence[str], start: int, convert: Convert) -> Iterator[tuple[int, np.ndarray]]:
         (first, begin), self._from = self._from, (0, self._begin)
         self.unfinished = False
         self._at(first, begin)
@@ -115,8 +116,8 @@ class Text(Source):
             values = self._values(piece.records, columns, row, convert)
             self._newest = row, piece, values.which
             good = row + len(values.array)
-            error = None if values.error is None else values.error(self._byte(good))
-            end = self._end if error is None else self._byte(good)
+            error = None if values.error is None else values.error(self.byte_of(good))
+            end = self._end if error is None else self.byte_of(good)
             if self.unfinished:  # it stays behind
                 self._row = good
             else:
@@ -187,9 +188,13 @@ class Text(Source):
         blocks.close()
         return seen[:size]
 
-    def _byte(self, row: int) -> int | None:
-        """Where a row of the newest piece begins."""
+    def byte_of(self, row: int) -> int | None:
+        """The byte at which a row begins that was handed out. What lies far back is looked for in the file again."""
         first, piece, which = self._newest
+        if row < first:
+            again = copy.copy(self)
+            passed = () if self._origin.live else again._numbers((), 0, ())
+            return next((again.byte_of(row) for at, batch in passed if row < at + len(batch)), None)
         record = row - first if which is None else which[row - first]
         return next((piece.byte + start for i, start in enumerate(self._starts(piece.text)) if i == record), None)
 

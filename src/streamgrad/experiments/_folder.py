@@ -89,9 +89,8 @@ class RunFolder:
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         """Drop the rows that are not wanted, in one atomic replacement."""
         self.rows[:] = [row for row in self.rows if wanted(row)]  # in place: trials look at them
-        temporary = self.results.with_suffix(".tmp")
-        temporary.write_text("".join(_line(row) for row in self.rows), "utf-8")
-        os.replace(temporary, self.results)
+        with checkpoint.whole_file(self.results) as temporary:
+            temporary.write_text("".join(_line(row) for row in self.rows), "utf-8")
 
     def _append(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
@@ -116,9 +115,8 @@ class RunFolder:
         return rows
 
     def _write_header(self) -> None:
-        temporary = self.path / ".run.json.tmp"
-        temporary.write_text(json.dumps(self.header, indent=1) + "\n", "utf-8")
-        os.replace(temporary, self.path / "run.json")
+        with checkpoint.whole_file(self.path / "run.json") as temporary:
+            temporary.write_text(json.dumps(self.header, indent=1) + "\n", "utf-8")
 
 
 class _Recorder:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from .._files import save_figure, whole_file
 from ..data import shortest
 from ._forecasters import Forecasters
 from ._keys import Key
@@ -68,16 +69,14 @@ class Summary(NamedTuple):
 
     def to_csv(self, path: Path, fleet: Forecasters) -> None:
         """Write a line for each key: rows, and the errors of all methods by all measures."""
-        temporary = path.with_suffix(".csv.tmp")
         counts = ("rows", "scored", "missing")
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
+        with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             lines = csv.writer(file, lineterminator="\n")
             columns = [f"{name}_{_joined(method)}" for name in fleet.measures for method in fleet.methods]
             lines.writerow(["key", *counts, "changes", *columns])
             for key, figures in zip(self.keys, self.figures, strict=True):
                 errors = [shortest(error) for name in fleet.measures for error in figures[name]]
                 lines.writerow([key, *(figures[name] for name in counts), len(figures["changes"]), *errors])
-        os.replace(temporary, path)
 
     def plot(self, fleet: Forecasters, path: str | os.PathLike[str] | None = None, *, title: str = "") -> Any:
         """Errors of all keys, and the newest rows of the best, the middle and the worst one, as a Matplotlib figure;
@@ -98,7 +97,7 @@ class Summary(NamedTuple):
             each.spines[["top", "right"]].set_visible(False)
             each.margins(x=0.01)
         if path is not None:
-            figure.savefig(path)
+            save_figure(figure, path)
         return figure
 
     def _curves(self, axes: Any, title: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .. import checkpoint
+from .._files import save_figure
 from ._clock import Clock
 from ._history import History
 from ._interrupt import uninterrupted
@@ -284,7 +285,7 @@ class Forecaster:
 
         figure = picture(self, title)
         if path is not None:
-            figure.savefig(path)
+            save_figure(figure, path)
         return figure
 
     def _each(self, values: list[Any]) -> Any:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from .._files import whole_file
 from ._feed import csv_header, csv_lines
 
 
@@ -73,14 +74,12 @@ class Journal:
 
     def _with_columns(self, path: Path, more: int) -> None:
         """Write the predictions anew with so many more empty columns at the end, or less: those of the header."""
-        temporary = path.with_suffix(".csv.tmp")
-        with open(path, "rb") as before, open(temporary, "wb") as after:
+        with whole_file(path) as temporary, open(path, "rb") as before, open(temporary, "wb") as after:
             before.readline()
             after.write(csv_header(self._header).encode())
             for line in before:
                 cells = line.rstrip(b"\n")
                 after.write((cells + b"," * more if more > 0 else cells.rsplit(b",", -more)[0]) + b"\n")
-        os.replace(temporary, path)
 
     def predictions(self, columns: Mapping[str, np.ndarray]) -> None:
         """Append rows; NaN is left empty. Columns that are new at the end are empty in the rows before."""
@@ -154,7 +153,6 @@ def to_parquet(folder: Path, texts: Sequence[str] = ()) -> Path:
     import pyarrow.parquet as pq
 
     source, target = folder / "predictions.csv", folder / "predictions.parquet"
-    temporary = target.with_suffix(".parquet.tmp")
     with open(source, newline="", encoding="utf-8") as file:
         names = next(csv.reader(file))
     kinds = {name: pa.int64() if name == "row" or name.startswith("changed") else pa.float64() for name in names}
@@ -165,8 +163,7 @@ def to_parquet(folder: Path, texts: Sequence[str] = ()) -> Path:
         arrow.ParseOptions(newlines_in_values=True),
         convert_options=arrow.ConvertOptions(column_types=kinds, strings_can_be_null=True),
     )
-    with reader, pq.ParquetWriter(temporary, reader.schema) as writer:
+    with whole_file(target) as temporary, reader, pq.ParquetWriter(temporary, reader.schema) as writer:
         for batch in reader:
             writer.write_batch(batch)
-    os.replace(temporary, target)
     return target

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool
 
+from .._files import write_whole
 from ._target import Said
 
 if TYPE_CHECKING:
@@ -108,10 +109,8 @@ class Forecasts:
         """Write `columns()` as a CSV file, the bytes that `streamgrad learn` writes."""
         from ._feed import csv_header, csv_lines
 
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            columns = self.columns()
-            file.write(csv_header(columns))
-            file.write(csv_lines(columns))
+        columns = self.columns()
+        write_whole(path, csv_header(columns) + csv_lines(columns))
 
 
 def named_columns(said: Said, methods: Sequence[str], levels: Sequence[float], end: str) -> dict[str, np.ndarray]:

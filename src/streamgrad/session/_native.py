@@ -10,10 +10,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import jax
+
+from .._files import whole_file
 
 SOURCE = Path(__file__).with_name("exchange.cc")
 #: The folder of the library, in the place of the user's caches.
@@ -56,13 +57,11 @@ def build(compiler: str | None = None) -> Path:
         raise RuntimeError(f"No C++ compiler was found ({names}): install one, or use sessions without native code.")
     library = place()
     library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made = Path(folder) / library.name
+    with whole_file(library) as made:
         options = ["-O2", "-std=c++17", "-shared", "-fPIC", "-w", "-I", jax.ffi.include_dir()]
         done = subprocess.run([found, *options, str(SOURCE), "-o", str(made)], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{found} could not build {SOURCE.name}:\n{done.stderr.strip()}")
-        os.replace(made, library)
     load.cache_clear()
     return library
 

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float32, Int8, UInt8
 
+from streamgrad.checkpoint import whole_file
 from streamgrad.data.errors import SourceError
 
 SIDE = 16  # pixels of a frame, each way
@@ -316,19 +317,13 @@ def _overlaps(n: int) -> Float32[np.ndarray, "16 n"]:
 
 def _save(path: Path, recording: Recording) -> None:
     """Write the file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     arrays = {name: getattr(recording, name) for name in ("frames", "actions", "rewards", "starts")}
     meta = np.array(json.dumps(dataclasses.asdict(recording.meta)))
     try:
-        with open(temporary, "wb") as file:
+        with whole_file(path) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, meta=meta, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         raise _unwritable(path, error) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _unwritable(path: Path, error: OSError) -> SourceError:
