@@ -177,7 +177,7 @@ def test_times_are_checked():
     day = 86400.0
     rows = lambda times: [{"y": float(k), "t": t} for k, t in enumerate(times)]
     make = lambda: Forecaster("y", time="t", learner="light")
-    with pytest.raises(RowError, match=r"time goes back at data row 3: 1973-03-15 .* comes after 1973-03-16"):
+    with pytest.raises(RowError, match=r"data row 4: time goes back: 1973-03-15 .* comes after 1973-03-16"):
         make().run(rows([1e8 + day * k for k in (10, 11, 13, 12)]))
     forecaster = make()
     forecaster.run(rows([1e8 + day * k for k in (0, 1, 2, 3, 3, 4, 9, 10)] + [None]))

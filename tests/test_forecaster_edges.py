@@ -198,7 +198,8 @@ def test_rows_before_one_that_goes_back_in_time_are_learned_and_saved(tmp_path, 
     options = ("--target", "y", "--time", "t")
     assert _learn(good, *options, "--out", tmp_path / "once") == 0
     assert _learn(bad, *options, "--out", tmp_path / "twice") == 1
-    assert "time goes back at data row 250" in capsys.readouterr().err.splitlines()[-1]
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "bad.csv, data row 251: time goes back" in told and told.endswith("The row begins at byte 6462.")
     assert len((tmp_path / "twice" / "predictions.csv").read_text().splitlines()) == 251
     assert _learn(good, *options, "--out", tmp_path / "twice", "--resume") == 0
     same = [(tmp_path / name / "predictions.csv").read_bytes() for name in ("once", "twice")]

@@ -74,7 +74,9 @@ def _held(forecaster: Forecaster, rows: Any) -> Held:
     names = [str(name) for name in forecaster.columns.names]
     source.check(names)
     batches = [np.empty((0, len(names))), *source.read(names, convert=converters(forecaster.columns))]
-    return Held(dict(zip(names, np.concatenate(batches).T)))
+    held = Held(zip(names, np.concatenate(batches).T))
+    held.source = source
+    return held
 
 
 def _again(rows: Any) -> Any:

@@ -68,6 +68,11 @@ class Clock:
 
     def __call__(self, times: Float[np.ndarray, " n"], horizon: int) -> Float[np.ndarray, " n"]:
         """The time at which the row `horizon` after each of n rows is due. Raises `RowError` where time goes back."""
+        if (good := self.in_order(times)) < len(times):
+            known = [time for time in times[:good].tolist() if time == time]
+            raise RowError(
+                (f"row {good} of this call: " if len(times) > 1 else "") + self.back(times[good], *known[-1:])
+            )
         last, step, rows, gaps, repeated, missing = self.state.tolist()
         then = []
         for time in times.tolist():
@@ -77,12 +82,6 @@ class Clock:
                 time = last + step
             elif last == last:
                 away = time - last
-                if away < 0:
-                    raise RowError(
-                        f"time goes back at data row {int(rows) - 1}: {stamp(time)} comes after {stamp(last)}. Sort "
-                        "the rows by time, or leave the time column out; local times, which go back in autumn, need "
-                        "their offset (2024-10-27T02:30+01:00)."
-                    )
                 if away == 0:
                     repeated += 1
                 elif step != step:
@@ -95,6 +94,14 @@ class Clock:
             then.append(last + horizon * step)
         self.state = np.array([last, step, rows, gaps, repeated, missing])
         return np.array(then)
+
+    def back(self, time: float, last: float | None = None) -> str:
+        """What is wrong with a time that goes back, and what to do. `last`: the time before, if others were between."""
+        before = stamp(self.state[0] if last is None else last)
+        return (
+            f"time goes back: {stamp(time)} comes after {before}. Sort the rows by time, or leave the time column out; "
+            "local times, which go back in autumn, need their offset (2024-10-27T02:30+01:00)."
+        )
 
     def in_order(self, times: Float[np.ndarray, " n"]) -> int:
         """How many of the times, from the first on, do not go back."""

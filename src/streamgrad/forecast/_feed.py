@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.errors import at_byte
 from ._cells import RowError
 from ._columns import Columns
 
@@ -20,18 +21,39 @@ PORTION = 256  # rows that are learned in one call
 
 
 class Held(dict[str, np.ndarray]):
-    """Columns of numbers as a forecaster reads them, kept to be learned from several times."""
+    """Columns of numbers as a forecaster reads them, kept to be learned from several times. `source`: theirs."""
+
+    source: Source
 
 
 def portions(forecaster: Forecaster, rows: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows of numbers, and what is known in advance at each of them."""
-    for part, ahead in with_ahead(forecaster, numbers(forecaster, rows)):
+    source = rows.source if isinstance(rows, Held) else opened(forecaster.columns, rows)
+    row = 0
+    for part, ahead in with_ahead(forecaster, numbers(forecaster, rows if isinstance(rows, Held) else source)):
         known = ahead_of(forecaster, part) if ahead is None else ahead
         at = 0
         while at < len(part):
-            end = at + forecaster.in_order(part[at : at + PORTION])
+            end = at + in_order(forecaster, part[at : at + PORTION], source, row + at)
             yield part[at:end], known[at:end]
             at = end
+        row += len(part)
+
+
+def in_order(forecaster: Forecaster, rows: np.ndarray, source: Source, row: int) -> int:
+    """How many of the rows go on in time. `row`: the number of the first one in its source.
+
+    Raises `RowError` with the place in the source where already the first one goes back."""
+    if forecaster.columns.time is None or not len(rows):
+        return len(rows)
+    if not (good := forecaster.clock.in_order(rows[:, -1])):
+        raise late_row(source, row, forecaster.clock.back(rows[0, -1]))
+    return good
+
+
+def late_row(source: Source, row: int, what: str) -> RowError:
+    """The error for a row that came too late, with its place. `row` counts from 0 and is shown from 1."""
+    return RowError(f"{source.name}, data row {row + 1}: {what}{at_byte(source.byte_of(row))}")
 
 
 def ahead_of(forecaster: Forecaster, rows: np.ndarray) -> np.ndarray:
