@@ -13,19 +13,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from streamgrad._files import write_whole
-from streamgrad.data import Source, SourceError, open_source
+from streamgrad.cli import stream
+from streamgrad.cli.stream import UsageError
+from streamgrad.data import Source, SourceError
 from streamgrad.data.errors import unknown_column
 
 if TYPE_CHECKING:
     from streamgrad.fleet import Forecasters, Record, Summary
 
 
-class UsageError(ValueError):
-    """An option that cannot be meant. The message says what came and what was expected."""
+@dataclass(kw_only=True)
+class Keyed:
+    """The option that stands before all others."""
+
+    key: Annotated[str, tyro.conf.arg(metavar="COLUMN")] = ""
+    """Column of the keys, such as a sensor's or a customer's name."""
 
 
-@dataclass
-class Options:
+@dataclass(kw_only=True)
+class Options(stream.Options, Keyed):
     """Learn to forecast a column of many streams in one table, a forecaster for each key, row by row.
 
     Each row is forecast before it is learned from. What is said of a key is, to the bit, what
@@ -36,16 +42,10 @@ class Options:
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """CSV, TSV, Parquet, Arrow or JSON lines; - for standard input. Rows of all keys, in the order of
     time within each key."""
-    key: Annotated[str, tyro.conf.arg(metavar="COLUMN")] = ""
-    """Column of the keys, such as a sensor's or a customer's name."""
     target: Annotated[str, tyro.conf.arg(metavar="COLUMN")] = ""
     """Column to forecast."""
     outcome: Literal["number", "event", "count"] = "number"
     """What the target is: a number, an event (1 or 0) or a count (0, 1, 2, ...)."""
-    features: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN ...")] = ()
-    """Other columns to learn from."""
-    categorical: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN ...")] = ()
-    """Columns of texts or codes."""
     time: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
     """Column of times (ISO 8601 or seconds): order within each key is checked, calendar features made."""
     late: Literal["refuse", "skip"] = "refuse"
@@ -56,23 +56,8 @@ class Options:
     """Instead of one horizon: how many of the key's next rows are all forecast."""
     period: Annotated[int | None, tyro.conf.arg(metavar="ROWS")] = None
     """Rows of a key in a season. Without it, it is looked for, for each key."""
-    levels: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="SHARE ...")] = None
-    """Of the intervals (.8 .95)."""
-    learner: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """mixture (the default), light (without nets), rls, reservoir, columns, fast-columns, adam, kalman
-    or frozen."""
     light: bool = False
     """The learner without nets, a fifth of the bytes a key: the same as --learner light."""
-    beside: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
-    """Learners to run beside it and show in the table, such as frozen adam."""
-    missing: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VALUE ...")] = ()
-    """Values that mean "missing" in this source, besides the usual ones, such as -200."""
-    skip_lines: int = 0
-    """Lines before the header."""
-    comment: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SIGN ...")] = ()
-    """Lines that begin with one of these are no rows."""
-    seed: int = 0
-    """Seed of the initial weights."""
     store: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """SQLite file of all states and of the offset in the source. Default: fleet.db in the folder."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -81,10 +66,6 @@ class Options:
     """Refuse to begin: go on with the store, which has to be there."""
     overwrite: bool = False
     """Start anew with a store that holds a run already, and lose that run."""
-    continues: bool = False
-    """On going on from standard input: it brings the rows after the store's, not all again."""
-    predictions: Literal["csv", "parquet"] = "csv"
-    """Form of the predictions; parquet is made from the CSV when the run ends."""
     slots: Annotated[int | None, tyro.conf.arg(metavar="KEYS")] = None
     """Keys in memory, the others wait in the store. Default: as many as 1 GiB holds."""
     commit_every: Annotated[int | None, tyro.conf.arg(metavar="ROWS")] = None
@@ -95,40 +76,19 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; the exit status is 0, 1 after bad input, or 130 after Ctrl-C."""
-    # The loops of one stream are too small for two threads, which take twice as long.
-    os.environ.setdefault("NPROC", "1")
-    pairs_off = (tyro.conf.FlagCreatePairsOff,)
-    options = tyro.cli(Options, prog="streamgrad fleet", args=list(arguments), config=pairs_off)
-    try:
-        return fleet(options)
-    except KeyboardInterrupt:
-        print("streamgrad fleet: stopped; the same command goes on from the last commit.", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if not isinstance(error, (SourceError, UsageError, *_errors())):
-            raise
-        print(f"streamgrad fleet: {error}", file=sys.stderr)
-        return 1
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    """Errors whose message is a sentence for the user. Imported late: a mistyped option needs no JAX."""
-    from streamgrad.fleet import FleetError
-    from streamgrad.forecast import JournalError, RowError
-
-    return FleetError, JournalError, RowError
+    return stream.run_command("fleet", Options, fleet, arguments, "the same command goes on from the last commit.")
 
 
 def fleet(options: Options) -> int:
     """Do what the options ask. Raises the errors that `main` turns into sentences."""
     _check(options)
-    source = open_source(
-        options.source, missing=options.missing, skip_lines=options.skip_lines, comment=options.comment or None
-    )
+    source = stream.opened(options)
     _columns(options, source)
-    stem = "stdin" if options.source == "-" else Path(options.source).name.partition(".")[0]
-    folder = options.out or Path("runs") / f"{stem}-fleet"
+    folder = stream.folder_of(options, "fleet")
     store = options.store or folder / "fleet.db"
+    stream.refuse_file(store.parent, "--store")
+    if store.is_dir():
+        raise UsageError(f"--store {store} is a folder, and a file was expected: name one, as {store / 'fleet.db'}.")
     if options.resume and not store.exists():
         raise UsageError(f"--resume goes on with a store, and there is no {store}: leave it out, or name the store.")
     if not store.exists() and not options.overwrite and (folder / "predictions.csv").exists():
@@ -152,64 +112,29 @@ def fleet(options: Options) -> int:
         if record.row:
             keys = f"{len(forecasters):,} key{'s' * (len(forecasters) != 1)}"
             print(f"Going on from row {record.row:,} with {keys} ({store}).", file=sys.stderr)
-        return _run(options, record, store)
+        ratio = "error over the last value's"
+        return stream.run(
+            options,
+            record,
+            newest=lambda: {f"{len(forecasters):,} keys, {ratio}": record.ratio},
+            finish=lambda ending, first: _finish(options, record, store, ending, first),
+        )
 
 
 def _forecasters(options: Options, store: Path) -> Forecasters:
     """The forecasters of all keys."""
     from streamgrad.fleet import Forecasters
 
-    try:
-        return Forecasters(
-            options.target,
-            outcome=options.outcome,
-            features=tuple(f for f in dict.fromkeys(options.features) if f != options.target),
-            categorical=options.categorical,
-            time=options.time,
-            horizon=options.horizon,
-            path=options.path,
-            period=options.period or None,
-            levels=options.levels,
-            learner=options.learner or ("light" if options.light else "mixture"),
-            beside=options.beside,
-            seed=options.seed,
-            store=store,
-            slots=options.slots,
-            late=options.late,
-            anew=options.overwrite,
-        )
-    except (TypeError, ValueError) as error:
-        raise UsageError(str(error)) from None
-
-
-def _run(options: Options, record: Record, store: Path) -> int:
-    """Learn until the source ends, with progress, and say how it went."""
-    from streamgrad.cli.progress import Progress, seconds_since_start
-    from streamgrad.cli.stop import Stop
-
-    source, first = record.source, []
-
-    def seen(record: Record) -> None:
-        if not first and record.first is not None:
-            first.append(seconds_since_start())
-        told = {f"{len(record.fleet):,} keys, error over the last value's": record.ratio}
-        progress.update(record.row, source.fraction(), told)
-
-    ended, error = True, None
-    with Stop() as stop, Progress(source.name, record.row) as progress:
-        try:
-            replay = not (options.continues and options.source == "-")
-            ended = record(replay=replay, seen=seen, stop=lambda: stop.asked)
-        except (SourceError, *_errors()) as bad:  # what came before it is learned and committed
-            ended, error = False, bad
-    ending = "end" if ended else "bad input" if error is not None else "stopped"
-    if record.row and type(error).__name__ not in ("JournalError", "FleetError"):
-        _finish(options, record, store, ending, first[0] if first else None)
-    if error is not None:
-        raise error
-    if record.row == 0 and ended:
-        raise SourceError(f"{source.name} has a header but no rows: there is nothing to learn from.")
-    return 0 if ended else 130
+    return stream.make_forecaster(
+        Forecasters,
+        options,
+        [options.target],
+        period=options.period or None,
+        store=store,
+        slots=options.slots,
+        late=options.late,
+        anew=options.overwrite,
+    )
 
 
 def _finish(options: Options, record: Record, store: Path, ending: str, first: float | None) -> None:
@@ -360,21 +285,11 @@ def _json(options: Options, record: Record, summary: Summary, ending: str) -> No
 
 def _check(options: Options) -> None:
     """Refuse numbers that cannot be meant, and options that do not go together."""
-    least = {"horizon": 1, "slots": 1, "commit_every": 1, "skip_lines": 0, "show": 0}
-    for name, low in least.items():
-        value, option = getattr(options, name), f"--{name.replace('_', '-')}"
-        if value is not None and value < low:
-            raise UsageError(f"{option} {value}: it has to be a whole number of at least {low}.")
-    if options.period is not None and (options.period < 0 or options.period == 1):
-        raise UsageError(f"--period {options.period}: it has to be at least 2 rows, or 0 for none.")
-    if options.resume and options.overwrite:
-        raise UsageError("--resume goes on with a run and --overwrite loses it: give one of them.")
+    stream.check(options, {"slots": 1, "commit_every": 1, "show": 0})
     if options.continues and options.source != "-":
         raise UsageError("--continues says that standard input brings only the rows after the store's: it goes with -.")
     if options.continues and options.overwrite:
         raise UsageError("--continues goes on with a run and --overwrite loses it: give one of them.")
-    if options.light and options.learner not in (None, "light"):
-        raise UsageError(f"--light is --learner light, and --learner {options.learner} was given: give one of them.")
     if options.late == "skip" and options.time is None:
         raise UsageError("--late skip needs times to know a late row by: give --time COLUMN.")
 
