@@ -27,6 +27,7 @@ from ._files import whole_file as whole_file, write_whole
 from ._memory import LearnerState
 
 SCHEMA = 1
+DIGITS = 12  # of the step in a file's name
 _NAME = re.compile(r"step-(\d{12})\.safetensors")
 _SEAL = r"{{\"sha256\": \"{}\""  # as the text of the metadata begins, within the file's header
 _NO_DIGEST = "0" * 64
@@ -71,10 +72,14 @@ def save(
 
     Raises `CheckpointError` where the disk refuses; the older checkpoints are then untouched.
     """
-    step = int(np.max(step))  # of learners side by side the same number, many times
-    if keep < 1:
-        raise CheckpointError(f"keep={keep}: at least 1 checkpoint has to be kept.")
+    step = _step(step)
+    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+        raise CheckpointError(f"keep={keep!r}: at least 1 checkpoint has to be kept, a whole number.")
     directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise CheckpointError(f"{directory} is a file, and a folder of checkpoints was expected: name another.")
+    for name, given in {"meta": meta, "config": config}.items():
+        _refuse(name, given)
     target = directory / f"step-{step:012d}.safetensors"
     data = _encode(tree, step, dict(meta or {}), dict(config or {}))
     try:
@@ -94,6 +99,24 @@ def save(
         with contextlib.suppress(OSError):
             left.unlink()
     return target
+
+
+def _step(step: Any) -> int:
+    """A step as a number; of learners side by side it is the same many times. Raises `CheckpointError`."""
+    steps = np.asarray(step)
+    if steps.dtype.kind not in "iu" or not steps.size or not 0 <= (number := int(steps.max())) < 10**DIGITS:
+        raise CheckpointError(f"step={step!r}: a whole number of up to {DIGITS} digits was expected.")
+    return number
+
+
+def _refuse(name: str, given: Any) -> None:
+    """Raise `CheckpointError` for `meta` and `config` that cannot be written."""
+    if given is not None and not isinstance(given, Mapping):
+        raise CheckpointError(f"{name} must be a mapping from names to what JSON can hold, got {given!r}.")
+    try:
+        json.dumps(dict(given or {}))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{name} must hold what JSON can hold: {error}. Convert it, as list(...).") from None
 
 
 def load(
@@ -288,7 +311,7 @@ def _check(file: Path, head: dict[str, Any], like: PyTree, config: dict[str, Any
     config = json.loads(json.dumps(config))  # tuples become lists, as in the file
     for name in sorted(config.keys() | head["config"].keys()):
         was, now = head["config"].get(name), config.get(name)
-        if was != now:
+        if json.dumps(was) != json.dumps(now):  # NaN is NaN
             raise CheckpointError(
                 f"the checkpoint {file} is of another model: {name} was {was!r} and is now {now!r}. {advice}"
             )

@@ -16,7 +16,6 @@ from streamgrad._files import write_whole
 from streamgrad.cli import stream
 from streamgrad.cli.stream import UsageError
 from streamgrad.data import Source, SourceError
-from streamgrad.data.errors import unknown_column
 
 if TYPE_CHECKING:
     from streamgrad.fleet import Forecasters, Record, Summary
@@ -85,10 +84,7 @@ def fleet(options: Options) -> int:
     source = stream.opened(options)
     _columns(options, source)
     folder = stream.folder_of(options, "fleet")
-    store = options.store or folder / "fleet.db"
-    stream.refuse_file(store.parent, "--store")
-    if store.is_dir():
-        raise UsageError(f"--store {store} is a folder, and a file was expected: name one, as {store / 'fleet.db'}.")
+    store = stream.store_of(options.store, folder, options.source)
     if options.resume and not store.exists():
         raise UsageError(f"--resume goes on with a store, and there is no {store}: leave it out, or name the store.")
     if not store.exists() and not options.overwrite and (folder / "predictions.csv").exists():
@@ -113,11 +109,23 @@ def fleet(options: Options) -> int:
             keys = f"{len(forecasters):,} key{'s' * (len(forecasters) != 1)}"
             print(f"Going on from row {record.row:,} with {keys} ({store}).", file=sys.stderr)
         ratio = "error over the last value's"
-        return stream.run(
+        status = stream.run(
             options,
             record,
             newest=lambda: {f"{len(forecasters):,} keys, {ratio}": record.ratio},
             finish=lambda ending, first: _finish(options, record, store, ending, first),
+        )
+        if status == 0:
+            _nothing_to_forecast(options, record)
+        return status
+
+
+def _nothing_to_forecast(options: Options, record: Record) -> None:
+    """Refuse a target without a value."""
+    if all(figures["missing"] == figures["rows"] for _, figures in record.fleet.figures()):
+        raise SourceError(
+            f"{record.source.name}: column {options.target!r} has no value in any of the {record.row} rows; choose "
+            "another --target."
         )
 
 
@@ -160,8 +168,8 @@ def _finish(options: Options, record: Record, store: Path, ending: str, first: f
         summary.plot(fleet, record.folder / "fleet.png", title=title)
     except OSError as error:
         raise JournalError(
-            f"the summary could not be written to {record.folder} ({os.strerror(error.errno or 0)}); the store is "
-            "whole: free some space, then give the same command again."
+            f"the summary could not be written: {error.filename or record.folder} ({os.strerror(error.errno or 0)}); "
+            "the store is whole: free some space, then give the same command again."
         ) from None
     print(f"Written to {record.folder}: {', '.join(written)}; states in {store}.")
     if ending != "end":
@@ -296,12 +304,10 @@ def _check(options: Options) -> None:
 
 def _columns(options: Options, source: Source) -> None:
     """Refuse a missing key or target by name."""
-    names = ", ".join(source.columns[:20])
     for option, value, what in (
         ("--key", options.key, "has the keys"),
         ("--target", options.target, "is to be forecast"),
     ):
         if not value:
-            raise UsageError(f"which column {what}? Say {option} COLUMN; {source.name} has {names}.")
-        if value not in source.columns:
-            raise unknown_column(value, source.columns, source.name)
+            raise stream.which_column(source, option, what)
+        source.check([value])

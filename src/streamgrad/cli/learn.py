@@ -181,8 +181,7 @@ def _targets(options: Options, source: Source) -> tuple[str, ...]:
         return tuple(dict.fromkeys(options.target))
     if options.source in SERIES:
         return (SERIES[options.source].target,)
-    names = ", ".join(source.columns[:20])
-    raise UsageError(f"which column is to be forecast? Say --target COLUMN; {source.name} has {names}.")
+    raise stream.which_column(source, "--target", "is to be forecast")
 
 
 def _clear(checkpoints: Path) -> None:

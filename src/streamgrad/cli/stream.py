@@ -13,6 +13,9 @@ import tyro
 
 from streamgrad.data import Source, SourceError, open_source
 
+#: What runs write into their folder, beside states.
+FILES = ("predictions.csv", "predictions.parquet", "metrics.jsonl", "summary.json", "keys.csv")
+
 
 class UsageError(ValueError):
     """An option that cannot be meant. The message says what came and what was expected."""
@@ -117,12 +120,39 @@ def opened(options: Options) -> Source:
     )
 
 
+def which_column(source: Source, option: str, what: str) -> UsageError:
+    """The error for a column that was not named, with those that there are."""
+    names = ", ".join(source.columns[:20])
+    note = f" {source.note}" if source.note else ""
+    return UsageError(f"which column {what}? Say {option} COLUMN; {source.name} has {names}.{note}")
+
+
 def folder_of(options: Options, ending: str) -> Path:
     """The folder of the run. Raises `UsageError` where there can be none."""
     name = "stdin" if options.source == "-" else Path(options.source).name.lstrip(".").partition(".")[0]
     folder = options.out or Path("runs") / f"{name}-{ending}"
     refuse_file(folder, "--out")
+    if options.source != "-" and (written := _written(Path(options.source), folder)):
+        raise UsageError(
+            f"{options.source} is {written} of the folder {folder}, which this run would write: name another --out."
+        )
     return folder
+
+
+def _written(path: Path, folder: Path) -> str | None:
+    """The name of a file of the run that the path leads to."""
+    return next((name for name in FILES if path.absolute().resolve() == (folder / name).absolute().resolve()), None)
+
+
+def store_of(store: Path | None, folder: Path, source: str) -> Path:
+    """The store of a fleet. Raises `UsageError` where there can be none."""
+    store = store or folder / "fleet.db"
+    refuse_file(store.parent, "--store")
+    if store.is_dir():
+        raise UsageError(f"--store {store} is a folder, and a file was expected: name one, as {store / 'fleet.db'}.")
+    if _written(store, folder) or (source != "-" and store.exists() and os.path.samefile(store, source)):
+        raise UsageError(f"--store {store} is the source, or a file that the run writes: name another.")
+    return store
 
 
 def refuse_file(folder: Path, option: str) -> None:

@@ -46,7 +46,7 @@ def finish(record: Record, ending: str, predictions: str, first: float | None) -
         _picture(record)
     except OSError as error:
         raise JournalError(
-            f"the summary could not be written to {record.folder} "
+            f"the summary could not be written: {error.filename or record.folder} "
             f"({os.strerror(error.errno or 0)}); the checkpoint is there: free some space, then "
             "go on with --resume."
         ) from None

@@ -28,8 +28,8 @@ def at_byte(byte: int | None) -> str:
     return "" if byte is None else f" The row begins at byte {byte}."
 
 
-def unknown_column(name: str, columns: Sequence[str], where: str) -> SourceError:
-    """The error for a column that is not there, with the nearest names that are."""
+def unknown_column(name: str, columns: Sequence[str], where: str, note: str = "") -> SourceError:
+    """The error for a column that is not there, with the nearest names that are. `note`: a sentence more."""
     if not columns:
         return SourceError(
             f"{where} has no column {name!r}: it has no columns at all. A source of one's own gives its columns to "
@@ -41,7 +41,7 @@ def unknown_column(name: str, columns: Sequence[str], where: str) -> SourceError
     names = [column if len(column) <= SHOWN else column[:SHOWN] + "..." for column in columns[:20]]
     shown = ", ".join(names) + (", ..." if len(columns) > 20 else "")
     hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-    return SourceError(f"{where} has no column {name!r}: {hint}its columns are {shown}.")
+    return SourceError(f"{where} has no column {name!r}: {hint}its columns are {shown}.{' ' * bool(note)}{note}")
 
 
 def same_name(name: str, where: str) -> SourceError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,13 @@ class Layout:
 
     def check(self) -> None:
         """Raise `SourceError` for what no file can be laid out like."""
-        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n\0'):
-            raise SourceError(
-                f"delimiter {self.delimiter!r}: it has to be one character, no quotation mark or line end."
-            )
-        if self.skip_lines < 0:
-            raise SourceError(f"skip_lines {self.skip_lines}: it has to be at least 0.")
+        mark = self.delimiter
+        if mark is not None and (not isinstance(mark, str) or len(mark) != 1 or mark in '"\r\n\0'):
+            raise SourceError(f"delimiter {mark!r}: it has to be one character, no quotation mark or line end.")
+        if isinstance(self.skip_lines, bool) or not isinstance(self.skip_lines, int) or self.skip_lines < 0:
+            raise SourceError(f"skip_lines {self.skip_lines!r}: it has to be a whole number of at least 0.")
+        if odd := [mark for mark in self.comment if not isinstance(mark, str)]:
+            raise SourceError(f"comment {odd[0]!r}: it has to be what comments begin with, such as '#'.")
         if "" in self.comment:
             raise SourceError("comment '': every line begins so; name what comments begin with, such as '#'.")
 
@@ -33,6 +35,14 @@ class Layout:
         given = [option for option in ("columns", "skip_lines", "comment", "delimiter") if getattr(self, option)]
         if given:
             raise SourceError(f"{name} is {what}, and {', '.join(given)} is for CSV: leave it out.")
+
+
+def check_columns(what: str, columns: Any) -> None:
+    """Raise `SourceError` for names of columns that are none."""
+    if isinstance(columns, str | bytes) or not isinstance(columns, Iterable):
+        raise SourceError(f"{what} must be a sequence of names, as ['when', 'value'], got {columns!r}.")
+    if odd := [name for name in columns if not isinstance(name, str)]:
+        raise SourceError(f"{what}: names are texts, got {odd[0]!r}: convert it by str(...).")
 
 
 def refuse_names(columns: Any, name: str) -> None:

@@ -16,6 +16,11 @@ MISSING = frozenset(
 )
 
 
+def alone(values: Any) -> Iterable[Any]:
+    """Several values; a text or a number alone is one."""
+    return (values,) if isinstance(values, str | bytes) or not isinstance(values, Iterable) else values
+
+
 class Numbers:
     """From a cell to a float: `numbers(text)` for text, `numbers.of(value)` for any Python value.
 
@@ -28,7 +33,7 @@ class Numbers:
     """
 
     def __init__(self, missing: Iterable[Any] = ()):
-        declared = [str(value).strip().casefold() for value in ((missing,) if isinstance(missing, str) else missing)]
+        declared = [str(value).strip().casefold() for value in alone(missing)]
         self.texts = MISSING | frozenset(declared)
         plain, values = Numbers.__new__(Numbers), set()
         plain.texts = MISSING

@@ -24,6 +24,7 @@ MARKS = "\t,;|"
 ROWS = 9  # after the header, for a guess
 _JSON = re.compile(r"""\s*(\{\s*["'}]|\[\s*[\[{\]"\d-])""")
 _LINE = re.compile(r"[^\r\n]*(\r\n|\r|\n|)")
+_DATE = re.compile(r"\s*\d{4}-\d\d?-\d\d?|\s*\d\d?[./]\d\d?[./]\d{2,4}|\s*\d\d?:\d\d")
 _SEP = re.compile(r'"?sep=(.)"?[\r\n]+', re.IGNORECASE)
 
 
@@ -67,10 +68,12 @@ def open_text(origin: Origin, numbers: Numbers, layout: Layout) -> Text:
             head = bytes(seen[:begin])
             # A header without an end may be cut; one that ends in a return may go on with the other half of its end.
             ended = begin < len(seen) or head.endswith(b"\n") or not head
-            return Delimited(
+            found = Delimited(
                 origin, header.columns, begin, head, rest, numbers, ended,
                 delimiter=header.delimiter, comment=layout.comment,
             )  # fmt: skip
+            found.note = "" if layout.columns else _note(header.columns)
+            return found
         if len(seen) > LONGEST:
             raise SourceError(f"{origin.name}: no header within {LONGEST >> 20} MB: is this a table?")
         least = 2 * len(seen) if len(seen) > SAMPLE else 0
@@ -194,6 +197,17 @@ def _refuse_headless(columns: list[str], rows: list[list[str]], first: str, name
             f"{name} begins with numbers ({shortened(first)}) where the names of the columns were expected: put "
             "a header line in front, or name the columns (columns=)."
         )
+
+
+def _note(columns: Sequence[str]) -> str:
+    """What is said where no column has the name asked for, and the header may be none."""
+    data = [name for name in columns if _is_number(name) or _DATE.match(name)]
+    if not data:
+        return ""
+    return (
+        f"Its first line looks like data ({shortened(data[0])} is no name): where the header is missing, put one in "
+        "front, or name the columns (columns= of open_source)."
+    )
 
 
 def _shape(text: str) -> str:

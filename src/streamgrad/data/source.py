@@ -8,6 +8,7 @@ from typing import Any, final
 import numpy as np
 
 from streamgrad.data.errors import LARGEST, SourceError, bad_number, read_once, same_name, too_large, unknown_column
+from streamgrad.data.layout import check_columns
 from streamgrad.data.numbers import Numbers
 
 #: For each column asked for, what makes a float of a cell's text; it raises `ValueError` for what it cannot.
@@ -42,7 +43,7 @@ class Source:
     `place`, while the source is read, is the number of rows handed out and the byte after the last of them, where the
     format has such places: `read(..., place=)` goes on there when the file has grown. `unfinished` says that the newest
     row was the last line of the text and had no end: in a file that grows, it may have been cut. It lies behind
-    `place`. `named` is false where nobody gave the columns their names.
+    `place`. `named` is false where nobody gave the columns their names. `note`: what is odd about the names.
 
     Raises `SourceError` for names that are none.
     """
@@ -52,6 +53,7 @@ class Source:
     rows: int | None = None
     numbers: Numbers = Numbers()
     named: bool = True
+    note: str = ""
     once: bool = False
     place: tuple[int, int] | None = None
     unfinished: bool = False
@@ -66,8 +68,7 @@ class Source:
         missing: Iterable[Any] = (),
         once: bool = False,
     ):
-        if isinstance(columns, str | bytes) or not all(isinstance(column, str) for column in columns):
-            raise SourceError(f"{name}: columns must be a sequence of texts, as ['when', 'value'], got {columns!r}.")
+        check_columns(f"{name}: columns", columns)
         self.name, self.columns, self.rows, self.once = name, tuple(columns), rows, once
         self.numbers = Numbers(missing)
 
@@ -97,7 +98,7 @@ class Source:
         """Raise `SourceError` for a column that is not there, or that has a namesake."""
         for column in columns:
             if column not in self.columns:
-                raise unknown_column(column, self.columns, self.name)
+                raise unknown_column(column, self.columns, self.name, self.note)
             if self.columns.count(column) > 1:
                 raise same_name(column, self.name)
 
@@ -124,15 +125,16 @@ class Source:
         - `convert`: for a column that holds no numbers (times, categories), the function from a cell's text to a
           float; it raises `ValueError` for what it cannot convert.
         """
-        if isinstance(columns, str):
-            raise SourceError(f"columns must be a sequence of names, as [{columns!r}], got the text {columns!r}.")
+        check_columns("columns", columns)
         if not columns:
             raise SourceError(f"{self.name}: at least one column was expected; it has {', '.join(self.columns[:20])}.")
-        if start < 0:
-            raise SourceError(f"start must be at least 0 rows, got {start}.")
+        if isinstance(start, bool) or not isinstance(start, int | np.integer) or start < 0:
+            raise SourceError(f"start must be a whole number of at least 0 rows, got {start!r}.")
         self.check(columns)
         if place is not None:
-            self._begin_at(place)
+            if not isinstance(place, tuple | list) or [*map(type, place)] != [int, int]:
+                raise SourceError(f"place must be a pair (row, byte), as `Source.place` is, got {place!r}.")
+            self._begin_at(tuple(place))
             start = max(start, place[0])
         each = [(convert or {}).get(column, self.numbers) for column in columns]
         end = self.rows or 0
@@ -148,8 +150,8 @@ class Source:
             yield batch
         if end < start:
             raise SourceError(
-                f"{self.name} ends before data row {start}, where the checkpoint was made: it is "
-                "another or a shortened stream. Give the same one, or start anew without --resume."
+                f"{self.name} ends before data row {start}, where reading was to begin: it has {end} rows, so it is "
+                "another or a shortened stream."
             )
 
     # What the sources here do in ways of their own.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ def open_table(table: Any, layout: Layout, numbers: Numbers) -> Source:
         return Array(name, columns or ("value",), [values], numbers, named=columns is not None)
     if hasattr(table, "__array__") and root in ("jax", "jaxlib", "torch", "cupy", "numpy"):
         return _array(np.asarray(table), columns, "the array", numbers)
+    if isinstance(table, Set):
+        raise SourceError(f"{name} has no order, and rows in turn were expected: give a list.")
     frame = _is_frame(table)
     if isinstance(table, (str, bytes)) or not (frame or isinstance(table, Iterable)):
         raise SourceError(
@@ -110,6 +112,8 @@ def _array(array: np.ndarray, columns: tuple[str, ...] | None, name: str, number
     if array.ndim == 1:
         array = array[:, None]
     names = columns or (("value",) if array.shape[1] == 1 else tuple(map(str, range(array.shape[1]))))
+    if not names:
+        raise SourceError(f"{name} has shape {array.shape}: at least one column was expected.")
     if len(names) != array.shape[1]:
         raise SourceError(f"{name} has {array.shape[1]} columns, and {len(names)} names were given for them.")
     return Array(name, names, list(array.T), numbers, named=columns is not None)
@@ -121,6 +125,8 @@ def _field(array: np.ndarray, field: str, mask: np.ndarray | None) -> np.ndarray
 
 def _mapping(table: Mapping[Any, Any], name: str, numbers: Numbers) -> Source:
     """A mapping from names to columns of equal length."""
+    if not table:
+        raise SourceError(f"{name} is empty: names of columns, each with its values, were expected.")
     values = [v if isinstance(v, np.ndarray) else _objects(v, str(k), name) for k, v in table.items()]
     lengths = {str(key): len(column) for key, column in zip(table, values)}
     if len(set(lengths.values())) > 1:

@@ -21,7 +21,7 @@ from ._forms import from_json, to_json
 from ._identity import difference
 from ._kernel import Kernel
 from ._keys import Key, canonical, listed
-from ._store import Store
+from ._store import Store, refuse_offset
 from ._table import Table
 
 
@@ -254,6 +254,7 @@ class Fleet:
         - `offset`: anything that JSON can hold; None keeps the last one.
 
         Raises `FleetError` where the disk refuses, or another process took the store: open it anew."""
+        refuse_offset(offset)
         with self._whole() as table:
             if table is not None:
                 table.write()

@@ -18,7 +18,7 @@ from ._errors import FleetError
 from ._identity import difference
 from ._keys import Key, canonical, listed
 from ._leaves import Leaves
-from ._store import Store
+from ._store import Store, refuse_offset
 
 MEMORY = 2**30  # bytes of states in memory, if `slots` is not given
 
@@ -144,12 +144,13 @@ class Forecasters:
 
         Where late rows are skipped nothing is said of them. Raises `RowError`, before anything is learned, for a row
         that is late where such are refused."""
-        names, rows = listed(keys), np.asarray(rows, float)
-        if rows.shape != (len(names), len(self.columns.names)):
+        names = listed(keys)
+        if np.shape(rows) != (len(names), len(self.columns.names)):
             raise ValueError(
                 f"learn expects a row of {len(self.columns.names)} numbers for each key, got {len(names)} keys and "
-                f"rows of shape {rows.shape}."
+                f"rows of shape {np.shape(rows)}."
             )
+        rows = self.columns.checked(rows)
         self._refuse_closed()
         groups = _grouped(names)
         kept, first = self._on_time(groups, rows)
@@ -264,6 +265,7 @@ class Forecasters:
 
         Raises `FleetError` where the disk refuses."""
         self._refuse_closed()
+        refuse_offset(offset)
         self._write()
         self._store.write_note("forecaster", self.description)
         self._store.write_note("late", self._late)

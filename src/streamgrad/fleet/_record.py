@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ..forecast._cells import RowError, plain_text
 from ..forecast._clock import stamp
 from ..forecast._feed import converters, late_row
 from ..forecast._journal import Journal
-from ..forecast._pass import NO_ROWS, Pass, plain_bytes
+from ..forecast._pass import NO_ROWS, Pass, at_least_one, plain_bytes
 from ._forecasters import Forecasters
 
 TOGETHER = 32  # rows of a key in a call, about: many make a row cheap
@@ -35,8 +35,19 @@ class Record(Pass):
     short_of = "up to where the store has learned"
     others, anew = "streamgrad fleet - --continues ... < FILE", "with --overwrite"
 
-    def __init__(self, fleet: Forecasters, source: Source, key: str, folder: Path, *, commit_every: int | None = None):
+    def __init__(
+        self,
+        fleet: Forecasters,
+        source: Source,
+        key: str,
+        folder: str | os.PathLike[str],
+        *,
+        commit_every: int | None = None,
+    ):
+        at_least_one(commit_every=commit_every)
         super().__init__(source, folder, commit_every)
+        if not isinstance(key, str):
+            raise TypeError(f"key must be the name of a column, got {key!r}.")
         self.fleet, self.key = fleet, key
         names = [str(name) for name in fleet.columns.names]
         if key in names:

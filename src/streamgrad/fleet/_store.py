@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from ._errors import FleetError
@@ -29,6 +30,9 @@ class Store:
 
     def __init__(self, path: str | os.PathLike[str] | None):
         self.path = ":memory:" if path is None else os.fspath(path)
+        if path is not None:
+            _refuse_place(Path(path))
+        self._db: Any
         try:
             self._db = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
         except sqlite3.DatabaseError as error:
@@ -168,6 +172,36 @@ class Store:
     def close(self) -> None:
         """Close the file; what was not committed is forgotten."""
         self._db.close()
+        self._db = _Closed(self.path)
+
+
+class _Closed:
+    """A database that was closed: whatever is asked of it is refused."""
+
+    def __init__(self, path: str):
+        self._path = path
+
+    def close(self) -> None:
+        """Once more, which is no fault."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise FleetError(f"The store {self._path} is closed: open it again.")
+
+
+def _refuse_place(path: Path) -> None:
+    """Raise `FleetError` where there can be no file of this name."""
+    if path.is_dir():
+        raise FleetError(f"{path} is a folder, and a file was expected as store: name one, as {path / 'fleet.db'}.")
+    if not path.parent.is_dir():
+        raise FleetError(f"there is no folder {path.parent} for the store {path}: make it first.")
+
+
+def refuse_offset(offset: Any) -> None:
+    """Raise `TypeError` for an offset that cannot be written."""
+    try:
+        json.dumps(offset)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"offset must be what JSON can hold, got {offset!r}: {error}.") from None
 
 
 def _from_1(db: sqlite3.Connection) -> None:

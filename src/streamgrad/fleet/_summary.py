@@ -12,12 +12,9 @@ from jaxtyping import Float, Int
 
 from .._files import save_figure, whole_file
 from ..data import shortest
+from ..forecast._picture import BLUE, COLOURS, GREY, LABELS, OTHERS, newest
 from ._forecasters import Forecasters
 from ._keys import Key
-
-BLUE, GREY, ORANGE, GREEN = "#1565c0", "#9e9e9e", "#ef6c00", "#2e7d32"
-OTHERS = ("#6a1b9a", "#00838f", "#ad1457", "#558b2f", "#4e342e")
-COLOURS = {"network": BLUE, "last value": GREY, "RLS on lags": ORANGE, "seasonal last value": GREEN}
 
 
 class Summary(NamedTuple):
@@ -83,8 +80,6 @@ class Summary(NamedTuple):
         with `path`, written there too."""
         from matplotlib.figure import Figure
 
-        from ..forecast._picture import newest
-
         chosen = self.middle()
         figure = Figure(figsize=(10, 3.6 + 2.6 * len(chosen)), dpi=120, layout="constrained")
         axes = figure.subplots(1 + len(chosen), 1, squeeze=False, height_ratios=[3.6, *[2.6] * len(chosen)])[:, 0]
@@ -110,7 +105,7 @@ class Summary(NamedTuple):
             values = some[:, self.methods.index(name)]
             if name == "network":
                 marker = "o" if len(place) < 3 else None
-                axes.plot(place, values, color=BLUE, lw=2, label=name, marker=marker)
+                axes.plot(place, values, color=BLUE, lw=2, label=LABELS[name], marker=marker)
             else:
                 axes.scatter(
                     place,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import itertools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..data import SourceError
 from ._feed import Held, converters, opened
 from ._forecaster import Forecaster
 
@@ -36,13 +39,14 @@ def backtest(rows: Any, grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -
 
     Raises `ValueError` for settings that cannot be meant, before anything runs.
     """
-    grids = [grid] if isinstance(grid, Mapping) else list(grid)
     every: list[dict[str, Any]] = []
-    for one in grids:
+    for one in _grids(grid):
         varied = {name: value if isinstance(value, list) else [value] for name, value in one.items()}
         every += [dict(zip(varied, values)) for values in itertools.product(*varied.values())]
     if not every:
         raise ValueError("backtest: there is no setting to try: give grid={'target': ...} at least.")
+    for settings in every:
+        _check_names(settings)
     makers = [Forecaster(**settings) for settings in every]  # refuses what cannot be meant
     if len({forecaster.outcome for forecaster in makers}) > 1:
         raise ValueError("backtest: outcomes of several kinds have no score in common; run a backtest for each.")
@@ -68,12 +72,39 @@ def backtest(rows: Any, grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -
 _NONE = object()
 
 
+def _grids(grid: Any) -> list[Mapping[str, Any]]:
+    """The mappings of a grid. Raises `ValueError` for what is none."""
+    grids = [grid] if isinstance(grid, Mapping) else list(grid) if isinstance(grid, Iterable) else [grid]
+    for one in grids:
+        if not isinstance(one, Mapping):
+            raise ValueError(
+                "backtest: grid must be a mapping from arguments of Forecaster to values, as {'target': 'demand', "
+                f"'horizon': [1, 24]}}, or a list of such, got {one!r}."
+            )
+        if empty := [name for name, value in one.items() if isinstance(value, list) and not value]:
+            raise ValueError(f"backtest: grid[{empty[0]!r}] is an empty list, so there is nothing to try: give values.")
+    return grids
+
+
+def _check_names(settings: Mapping[str, Any]) -> None:
+    """Refuse a setting without a target, and one that no forecaster has."""
+    known = [*inspect.signature(Forecaster).parameters]
+    if "target" not in settings:
+        raise ValueError(f"backtest: a setting has no target, got {dict(settings)!r}: give {{'target': ...}} at least.")
+    if unknown := [name for name in settings if name not in known]:
+        near = difflib.get_close_matches(str(unknown[0]), known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"backtest: a forecaster has no setting {unknown[0]!r}: {hint}It has {', '.join(known)}.")
+
+
 def _held(forecaster: Forecaster, rows: Any) -> Held:
     """All rows as columns of numbers."""
     source = opened(forecaster.columns, rows)
     names = [str(name) for name in forecaster.columns.names]
     source.check(names)
     batches = [np.empty((0, len(names))), *source.read(names, convert=converters(forecaster.columns))]
+    if sum(map(len, batches)) == 0:
+        raise SourceError(f"{source.name} has no rows: there is nothing to try settings on.")
     held = Held(zip(names, np.concatenate(batches).T))
     held.source = source
     return held

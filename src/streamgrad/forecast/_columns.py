@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ..data.errors import LARGEST
 from ..data.rows import named_row
 from ._cells import BUCKETS, Classes, RowError, bucket, number
 from ._clock import DAY, seconds
@@ -41,6 +42,8 @@ class Columns:
             raise ValueError("target: at least one column is to be forecast.")
         if odd := [name for name in names if isinstance(name, bool) or not isinstance(name, str | int)]:
             raise ValueError(f"columns are named by texts, or of arrays by numbers, got {odd[0]!r}.")
+        if "" in names and self.targets[0] == "":
+            raise ValueError("target: the name of a column was expected, got ''.")
         texts = [str(name) for name in names]
         if double := sorted({name for name in texts if texts.count(name) > 1}):
             raise ValueError(
@@ -71,6 +74,25 @@ class Columns:
     def none(self) -> np.ndarray:
         """No rows of numbers."""
         return np.empty((0, len(self.names)))
+
+    def checked(self, rows: Any) -> Float[np.ndarray, "n names"]:
+        """Rows of numbers. Raises `ValueError` for another shape, for texts, and for what is infinite or too large."""
+        try:
+            rows = np.asarray(rows, float)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"rows must be numbers, NaN where missing, in the order {', '.join(map(str, self.names))}: texts are "
+                "read by Forecaster.update and run."
+            ) from None
+        if rows.ndim != 2 or rows.shape[1] != len(self.names):
+            raise ValueError(f"rows must have the shape (rows, {len(self.names)}), got {rows.shape}.")
+        if (bad := np.abs(rows) > LARGEST).any():
+            row, column = np.argwhere(bad)[0].tolist()
+            raise RowError(
+                f"row {row} of this call, column {self.names[column]!r}: {rows[row, column]:g} is infinite or too "
+                "large; numbers up to 1e100 can be learned from."
+            )
+        return rows
 
     def row(self, given: Mapping[Any, Any] | Sequence[Any] | np.ndarray | float) -> list[float]:
         """A row of numbers from what has names (a mapping, a row of a data frame, a named tuple), from values in the

@@ -133,9 +133,12 @@ class Forecaster:
         """Learn from rows of numbers in turn, in the order of `columns.names`, and say something of each target.
 
         Threads take their turns, and Ctrl-C waits until all that is known is of the same row."""
-        rows = np.asarray(rows, float)
-        if rows.ndim != 2 or rows.shape[1] != len(self.columns.names):
-            raise ValueError(f"rows must have the shape (rows, {len(self.columns.names)}), got {rows.shape}.")
+        rows = self.columns.checked(rows)
+        if ahead is not None and np.shape(ahead) != (len(rows), len(self.columns.known)):
+            raise ValueError(
+                f"ahead must have the shape ({len(rows)}, {len(self.columns.known)}), a value of each known column for "
+                f"each row, got {np.shape(ahead)}."
+            )
         with self._turn, uninterrupted():
             return self._learn_rows(rows, ahead)
 

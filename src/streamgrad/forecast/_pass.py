@@ -10,15 +10,17 @@ import abc
 import contextlib
 import hashlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from ..data import Source, SourceError
 from ._journal import Journal
+from ._settings import whole
 
 NO_ROWS = hashlib.sha256(b"rows").digest()  # the fingerprint before the first row
 PATIENCE = 30.0  # seconds between two savings of a slow stream, and at least ten times what one takes
@@ -38,8 +40,13 @@ class Pass(abc.ABC):
     short_of = "where the checkpoint was made"
     others, anew = "", ""  # ... how one goes on with rows of a file of their own, and how one starts anew
 
-    def __init__(self, source: Source, folder: Path, every: int | None):
-        self.source, self.folder, self.every = source, folder, every
+    def __init__(self, source: Source, folder: str | os.PathLike[str], every: int | None):
+        if not isinstance(source, Source):
+            raise TypeError(
+                f"source must be a streamgrad.data.Source, got {type(source).__name__}: open it, as "
+                "streamgrad.data.open_source('demand.csv')."
+            )
+        self.source, self.folder, self.every = source, Path(folder), every
         self.first: float | None = None
         self.speed: float | None = None
         self._marked = NO_ROWS  # the fingerprint of the rows learned
@@ -188,6 +195,13 @@ class Pass(abc.ABC):
         for piece in self._pieces(rows):
             before = hashlib.sha256(before + piece).digest()
         return before
+
+
+def at_least_one(**numbers: Any) -> None:
+    """Raise `ValueError` for a number of rows or files that is no whole number of at least 1; None passes."""
+    for name, value in numbers.items():
+        if value is not None and whole(name, value) < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
 
 
 def plain_bytes(rows: np.ndarray) -> Sequence[bytes]:

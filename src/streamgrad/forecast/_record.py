@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ._columns import Columns
 from ._feed import PORTION, ahead_of, converters, in_order, with_ahead
 from ._forecaster import Forecaster
 from ._journal import Journal
-from ._pass import NO_ROWS, Pass, plain_bytes
+from ._pass import NO_ROWS, Pass, at_least_one, plain_bytes
 from ._said import named_columns
 from ._target import Said
 
@@ -39,12 +40,13 @@ class Record(Pass):
         self,
         forecaster: Forecaster,
         source: Source,
-        folder: Path,
+        folder: str | os.PathLike[str],
         *,
         log_every: int = 200,
         checkpoint_every: int = 5000,
         keep: int = 3,
     ):
+        at_least_one(log_every=log_every, checkpoint_every=checkpoint_every, keep=keep)
         super().__init__(source, folder, checkpoint_every)
         self.forecaster, self.log_every, self.keep = forecaster, log_every, keep
         self.config = {**forecaster.settings, "log_every": log_every}

@@ -100,7 +100,9 @@ class Settings:
             raise ValueError(f"seed must be a whole number of less than 62 bits, got {self.seed}.")
         every = (*self.experts.values(), *self.others.values())
         waiting = 4 * self.horizon * (self.columns.size + max(expert.lags for expert in every))
-        if not 1 <= self.horizon <= LONGEST:
+        if self.horizon < 1:
+            raise ValueError(f"horizon must be a whole number of rows from 1 to {LONGEST:,}, got {self.horizon!r}.")
+        if self.horizon > LONGEST:
             raise ValueError(
                 f"horizon must be a whole number of rows from 1 to {LONGEST:,}, got {self.horizon!r}: each row waits "
                 f"in memory until its forecast is due, and these rows would take {waiting:,} bytes."
@@ -189,7 +191,10 @@ def _shares(levels: Any) -> tuple[float, ...]:
     """Levels of intervals. Raises `ValueError` for what is no share, and for two that files could not tell apart."""
     if isinstance(levels, str) or not isinstance(levels, Iterable):
         raise ValueError(f"levels must be a sequence of shares, as (.8, .95), got {levels!r}.")
-    levels = tuple(map(float, levels))
+    try:
+        levels = tuple(map(float, levels))
+    except (TypeError, ValueError):
+        raise ValueError(f"levels must be shares, as (.8, .95), got {levels!r}.") from None
     for level in levels:
         if not 0 < level < 1:
             raise ValueError(f"levels are shares between 0 and 1, as .8 for 80%, got {level}.")
