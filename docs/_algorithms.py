@@ -67,7 +67,9 @@ def power(name: str, what: str) -> str:
     counts = []
     for units in (SMALL, LARGE):
         cell = cells.Vanilla(4, units, key=KEY)
-        counts.append((getattr(traits(cell, name), what), cell.core().structure.parameters))
+        if (found := traits(cell, name)) is None:  # not for a dense net
+            return ""
+        counts.append((getattr(found, what), cell.core().structure.parameters))
     (small, p), (large, q) = counts
     if small == 0:
         return "none"
@@ -80,6 +82,8 @@ def gradient(name: str) -> str:
     """On a dense net, and on units apart where that differs."""
     dense, apart = traits(cells.GRU(4, 6, key=KEY), name), traits(APART["IndRNN"], name)
     dense = dense or traits(cells.Vanilla(4, 6, key=KEY), name)
+    if dense is None:
+        return "" if apart is None else f"{apart.bias} on units apart"
     if apart is None or apart.bias == dense.bias:
         return dense.bias
     return f"{dense.bias}; {apart.bias} on units apart"
@@ -115,13 +119,24 @@ def measured() -> dict[str, float]:
     return {name: 0.0 if value < 1e-5 else float(f"{value:.2g}") for name, value in found.items()}
 
 
+def noise_of(name: str, spread: dict[str, float]) -> str:
+    """The spread of one gradient, in words; empty, and said, where it was not measured yet."""
+    if name not in spread:
+        print(
+            f"{SPREAD.name} has no row for {name}: python docs/_algorithms.py --measure fills its cell.",
+            file=sys.stderr,
+        )
+        return ""
+    return "none" if spread[name] == 0 else f"{spread[name]:g} × its mean"
+
+
 def table() -> str:
     """A row for each algorithm."""
     spread = json.loads(SPREAD.read_text("utf-8"))
     heads = ("algorithm", "gradient", "spread of one gradient", "memory beside the state", "time a step", "cells")
     lines = [" | ".join(heads), " | ".join("---" for _ in heads)]
     for name in sg.algorithms.NAMED:
-        noise = "none" if spread[name] == 0 else f"{spread[name]:g} × its mean"
+        noise = noise_of(name, spread)
         flops = power(name, "flops").replace("none", "that of the state")
         row = (f"`{name}`", gradient(name), noise, power(name, "bytes"), flops, fits(name))
         lines.append(" | ".join(row))

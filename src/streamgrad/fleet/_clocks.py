@@ -9,14 +9,20 @@ import numpy as np
 
 from ._keys import Key
 
+ADVICE = 'Sort the rows of each key, or give Fleet(late="skip") to leave such rows out and count.'
+
 
 class Clocks:
-    """Refuses, or counts, rows whose time is not after that of their key's last row."""
+    """Refuses, or counts, rows whose time is not after that of their key's last row.
 
-    def __init__(self, late: str, count: int):
+    - `late`: `"refuse"` or `"skip"`; `count`: rows skipped before;
+    - `advice`: what to do about a refused row, for the message.
+    """
+
+    def __init__(self, late: str, count: int, advice: str = ADVICE):
         if late not in ("refuse", "skip"):
             raise ValueError(f'late must be "refuse" or "skip", got {late!r}: it is what to do with rows out of order.')
-        self.skips, self.late = late == "skip", count
+        self.skips, self.late, self._advice = late == "skip", count, advice
 
     def look(
         self, keys: list[Key], times: Any, last: Callable[[Sequence[Key]], dict[Key, int | None]]
@@ -44,14 +50,14 @@ class Clocks:
         newest = {key: time for key, time in known.items() if time is not None}
         on_time = np.ones(len(keys), bool)
         for k, (key, time) in enumerate(zip(keys, times.tolist(), strict=True)):
-            if time > newest.get(key, -(2**63)):
+            if key not in newest or time > newest[key]:
                 newest[key] = time
             elif self.skips:
                 on_time[k] = False
             else:
                 raise ValueError(
                     f"Row {k} of {key!r} is out of order: its time {time} is not after {newest[key]}, that of the row "
-                    'before. Sort the rows of each key, or give Fleet(late="skip") to leave such rows out and count.'
+                    f"before. {self._advice}"
                 )
         self.late += int((~on_time).sum())
         return on_time, newest

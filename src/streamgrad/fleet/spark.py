@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from ._apply import apply
+from ._clocks import Clocks
 from ._errors import FleetError
 from ._kernel import Kernel
 
@@ -35,6 +36,10 @@ try:
 except ImportError as error:
     raise ImportError(f"{error.name} is not installed: pip install 'streamgrad[spark]' brings Spark.") from error
 
+ADVICE = (
+    'The order of a key from one micro-batch to the next is the source\'s duty; late="skip" leaves such rows out and '
+    "marks them."
+)
 STATE = "key string not null, state binary not null, last bigint not null"
 
 
@@ -132,19 +137,13 @@ class Shard(StatefulProcessor):
 
     def _late(self, keys: list[str], times: np.ndarray, last: dict[str, int]) -> np.ndarray:
         """Which rows are not after their key's last one; they are sorted by key and time."""
-        late = np.zeros(len(keys), bool)
-        for k, (key, time) in enumerate(zip(keys, times.tolist(), strict=True)):
-            if time > last.get(key, -(2**63) - 1):
-                last[key] = time
-            elif self._skips:
-                late[k] = True
-            else:
-                raise FleetError(
-                    f"A row of {key!r} is out of order: {time} is not after {last[key]}, that of the row before. The "
-                    'order of a key from one micro-batch to the next is the source\'s duty; late="skip" leaves such '
-                    "rows out and marks them."
-                )
-        return late
+        clocks = Clocks("skip" if self._skips else "refuse", 0, ADVICE)
+        try:
+            on_time, newest = clocks.look(keys, times, lambda some: {key: last[key] for key in some if key in last})
+        except ValueError as error:
+            raise FleetError(str(error)) from None
+        last.update(newest)
+        return ~on_time
 
     def close(self) -> None:
         """Spark's call at the end of a task."""
