@@ -311,7 +311,7 @@ def _check(file: Path, head: dict[str, Any], like: PyTree, config: dict[str, Any
     config = json.loads(json.dumps(config))  # tuples become lists, as in the file
     for name in sorted(config.keys() | head["config"].keys()):
         was, now = head["config"].get(name), config.get(name)
-        if json.dumps(was) != json.dumps(now):  # NaN is NaN
+        if json.dumps(was, sort_keys=True) != json.dumps(now, sort_keys=True):  # NaN is NaN
             raise CheckpointError(
                 f"the checkpoint {file} is of another model: {name} was {was!r} and is now {now!r}. {advice}"
             )

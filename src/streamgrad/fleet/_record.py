@@ -31,7 +31,7 @@ class Record(Pass):
     or was another column before.
     """
 
-    made_from = "the store was made from"
+    other_rows = "are not those that the store was made from"
     short_of = "up to where the store has learned"
     others, anew = "streamgrad fleet - --continues ... < FILE", "with --overwrite"
 

@@ -36,7 +36,7 @@ class Pass(abc.ABC):
     A subclass says what is learned from (`_read`), how (`_learn`), and what is kept (`_keep`).
     """
 
-    made_from = "the checkpoint was made from"  # for messages: what rows are compared with, ...
+    other_rows = "are not those that the checkpoint was made from"  # for messages, with ...
     short_of = "where the checkpoint was made"
     others, anew = "", ""  # ... how one goes on with rows of a file of their own, and how one starts anew
 
@@ -179,8 +179,8 @@ class Pass(abc.ABC):
             at, found = at + len(learned), self._mark(found, learned)
             if at == row and len(learned) and found != expected:
                 raise SourceError(
-                    f"the first {row:,} rows of {self.source.name} are not those that {self.made_from}, so nothing was "
-                    "learned. Give the same stream; to go on with new rows that a file of its own holds, "
+                    f"the first {row:,} rows of {self.source.name} {self.other_rows}, so nothing was learned. Give the "
+                    "same stream; to go on with new rows that a file of its own holds, "
                     f"`{self.others}`; or start anew {self.anew}."
                 )
             yield rows[len(learned) :]
