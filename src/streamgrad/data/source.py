@@ -134,7 +134,7 @@ class Source:
         if place is not None:
             if not isinstance(place, tuple | list) or [*map(type, place)] != [int, int]:
                 raise SourceError(f"place must be a pair (row, byte), as `Source.place` is, got {place!r}.")
-            self._begin_at(tuple(place))
+            self._begin_at((place[0], place[1]))
             start = max(start, place[0])
         each = [(convert or {}).get(column, self.numbers) for column in columns]
         end = self.rows or 0
@@ -168,18 +168,18 @@ class Source:
             raise read_once(self.name)
         self._begun, row = True, 0
         for cells in self.batches(columns):
-            array, error = self._converted(list(self._table(cells, columns, row).T), columns, row, convert)
+            array, error = self._converted(list(self._shaped(cells, columns, row).T), columns, row, convert)
             yield row, array
             if error is not None:
                 raise error
             row += len(array)
 
-    def _table(self, cells: Any, columns: Sequence[str], row: int) -> np.ndarray:
+    def _shaped(self, cells: Any, columns: Sequence[str], row: int) -> np.ndarray:
         """A batch as an array of shape (rows, columns). Raises `SourceError` for another shape."""
         try:
             table = np.asanyarray(cells if hasattr(cells, "__array__") else np.array(list(cells), object))
         except (TypeError, ValueError):
-            table = np.empty(0)
+            table: np.ndarray = np.empty(0)
             shape = f"{type(cells).__name__} whose rows are not alike"
         else:
             if not table.size and (table.ndim < 2 or not len(table)):

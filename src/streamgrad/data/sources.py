@@ -13,7 +13,7 @@ from typing import Any
 from streamgrad.data.blocks import File, Live
 from streamgrad.data.errors import SourceError
 from streamgrad.data.layout import Layout, check_columns
-from streamgrad.data.numbers import Numbers
+from streamgrad.data.numbers import Numbers, alone
 from streamgrad.data.opening import open_text
 from streamgrad.data.series import SERIES
 from streamgrad.data.source import Source
@@ -50,8 +50,7 @@ def open_source(
     Raises `SourceError` with one sentence where the source cannot be opened.
     """
     numbers = Numbers(missing)
-    marks = (comment,) if not isinstance(comment, Iterable) or isinstance(comment, str) else tuple(comment)
-    marks = () if comment is None else marks
+    marks = () if comment is None else tuple(alone(comment))
     if columns is not None:
         check_columns("columns", columns)
     layout = Layout(None if columns is None else tuple(columns), skip_lines, marks, delimiter)

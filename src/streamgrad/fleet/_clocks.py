@@ -25,7 +25,7 @@ class Clocks:
         self.skips, self.late, self._advice = late == "skip", count, advice
 
     def look(
-        self, keys: list[Key], times: Any, last: Callable[[Sequence[Key]], dict[Key, int | None]]
+        self, keys: Sequence[Key], times: Any, last: Callable[[Sequence[Key]], dict[Key, int | None]]
     ) -> tuple[np.ndarray, dict[Key, int]]:
         """Which rows are on time, and the last time of each key after them. `last`: of the times before; `times`: None
         where order is not looked at.

@@ -139,10 +139,12 @@ class Shard(StatefulProcessor):
         """Which rows are not after their key's last one; they are sorted by key and time."""
         clocks = Clocks("skip" if self._skips else "refuse", 0, ADVICE)
         try:
-            on_time, newest = clocks.look(keys, times, lambda some: {key: last[key] for key in some if key in last})
+            on_time, newest = clocks.look(
+                keys, times, lambda some: {key: last[str(key)] for key in some if str(key) in last}
+            )
         except ValueError as error:
             raise FleetError(str(error)) from None
-        last.update(newest)
+        last.update({str(key): time for key, time in newest.items()})
         return ~on_time
 
     def close(self) -> None:
