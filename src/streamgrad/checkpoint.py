@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ._files import whole_file as whole_file, write_whole
-from ._memory import LearnerState
+from .train import LearnerState
 
 SCHEMA = 1
 DIGITS = 12  # of the step in a file's name
