@@ -16,7 +16,7 @@ import pytest
 
 import streamgrad as sg
 from streamgrad import checkpoint, cli
-from streamgrad._files import write_whole
+from streamgrad._base.files import write_whole
 from streamgrad.checkpoint import CheckpointError, whole_file
 from streamgrad.cli import fleet as fleet_command, learn as learn_command, stream
 from streamgrad.data import Source, SourceError, open_source

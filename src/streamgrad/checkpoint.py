@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ._files import whole_file as whole_file, write_whole
+from ._base.files import whole_file as whole_file, write_whole
 from .train import LearnerState
 
 SCHEMA = 1

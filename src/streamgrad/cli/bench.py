@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from streamgrad._files import write_whole
+from streamgrad._base.files import write_whole
 
 #: Lets XLA's CPU compiler write several results from one loop: the traces of cells with two state entries
 #: (LSTM) then take about half the time. Only the environment can ask for it, before JAX first compiles.
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     import jax
     from rich.console import Console
 
-    from ..bench import ROWS, measure
+    from ..lab.bench import ROWS, measure
 
     unknown = [name for name in options.rows if name not in ROWS]
     if unknown:

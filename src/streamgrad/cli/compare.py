@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from streamgrad._files import write_whole
+from streamgrad._base.files import write_whole
 from streamgrad.data import SERIES, SourceError, open_source
 from streamgrad.data.errors import unknown_column
 

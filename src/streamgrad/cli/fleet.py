@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from streamgrad._files import write_whole
+from streamgrad._base.files import write_whole
 from streamgrad.cli import stream
 from streamgrad.cli.stream import UsageError
 from streamgrad.data import Source, SourceError

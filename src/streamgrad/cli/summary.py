@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from streamgrad._files import write_whole
+from streamgrad._base.files import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from .._files import save_figure, whole_file
+from .._base.files import save_figure, whole_file
 from ..data import shortest
 from ..forecast._picture import BLUE, COLOURS, GREY, LABELS, OTHERS, newest
 from ._forecasters import Forecasters

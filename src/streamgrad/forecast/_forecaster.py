@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .. import checkpoint
-from .._files import save_figure
+from .._base.files import save_figure
 from ._clock import Clock
 from ._history import History
 from ._interrupt import uninterrupted

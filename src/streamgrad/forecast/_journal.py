@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .._files import whole_file
+from .._base.files import whole_file
 from ._feed import csv_header, csv_lines
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool
 
-from .._files import write_whole
+from .._base.files import write_whole
 from ._target import Said
 
 if TYPE_CHECKING:

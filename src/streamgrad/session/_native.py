@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from .._files import whole_file
+from .._base.files import whole_file
 
 SOURCE = Path(__file__).with_name("exchange.cc")
 #: The folder of the library, in the place of the user's caches.
