@@ -4,6 +4,8 @@ The settings go through `jax.config` and not the environment, so that a test tha
 (the command line, a cold import) runs it as a user does.
 """
 
+import gc
+import os
 import typing
 import zlib
 
@@ -16,6 +18,11 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Programs here are compiled more often than they run. What is asserted of them, buffers included, does not change.
 jax.config.update("jax_disable_most_optimizations", True)
+# Three times less to compile. XLA reads its flags once, with the first device: no process that a test starts gets them.
+FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}")
+    jax.devices()
 
 # Methods are decorated one by one, and there `Self` says nothing that could be checked.
 checked = beartype(conf=BeartypeConf(hint_overrides=FrozenDict({typing.Self: object})))
@@ -29,6 +36,13 @@ def _compiled_once(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_collection_finish():
+    """Tracing makes many objects that live shortly, beside many that stay: look for cycles less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items):

@@ -26,7 +26,10 @@ def script(page: str) -> str:
 
 
 # What is compiled here runs once: as fast to compile as can be.
-SPEEDY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"}
+SPEEDY = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+}
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
