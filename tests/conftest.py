@@ -45,12 +45,22 @@ def pytest_collection_finish():
     gc.set_threshold(50_000, 20, 20)
 
 
-def pytest_collection_modifyitems(items):
+QUICK = pytest.StashKey[list]()
+
+
+def pytest_collection_modifyitems(config, items):
     for item in _pairs_seen_before(items):
         item.add_marker(pytest.mark.full)
+    config.stash[QUICK] = [item for item in items if not item.get_closest_marker("full")]
     # Files of few and long tests first: a worker that got one last would go on alone.
     long = ("test_docs", "test_experiments", "test_snap_experiments", "test_compare", "test_learn", "test_unroll")
     items.sort(key=lambda item: item.path.stem not in long)
+
+
+@pytest.fixture
+def quick(request):
+    """The items of a test's file that `make tests` runs, whatever this run has selected."""
+    return [item for item in request.config.stash[QUICK] if item.path == request.path]
 
 
 def _pairs_seen_before(items):
