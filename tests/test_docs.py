@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -43,16 +44,30 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
+# Pages that take long, of what other tests hold: the driver's pages and those of a newcomer are run by `make test`.
+LONG = {"docs/choose.md", "docs/columns.md", "docs/deep.md", "docs/scale.md", "docs/second-order.md"}
+NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES if BLOCK.search(page.read_text("utf-8"))]
+
+
+@pytest.fixture(scope="module")
+def failures(request, tmp_path_factory):
+    """What each page that this run selected fails with: all in one process, which imports and compiles once."""
+    folder = tmp_path_factory.mktemp("pages")
+    chosen = {item.callspec.params["page"] for item in request.session.items if item.name.startswith("test_snippets")}
+    for name in sorted(chosen):
+        place = folder / name.removesuffix(".md")
+        place.mkdir(parents=True)
+        (place / "page.py").write_text(script((ROOT / name).read_text("utf-8")), "utf-8")
+    done = run(str(Path(__file__).parent / "run_pages.py"), *sorted(chosen), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 @pytest.mark.parametrize(
-    "page",
-    [page for page in PAGES if BLOCK.search(page.read_text("utf-8"))],
-    ids=lambda page: page.relative_to(ROOT).as_posix(),
+    "page", [pytest.param(name, marks=pytest.mark.full) if name in LONG else name for name in NAMES]
 )
-def test_snippets_run(page, tmp_path):
-    file = tmp_path / f"{page.stem}.py"
-    file.write_text(script(page.read_text("utf-8")), "utf-8")
-    done = run(str(file), cwd=tmp_path)
-    assert done.returncode == 0, f"{page.relative_to(ROOT)}\n{done.stderr}"
+def test_snippets_run(page, failures):
+    assert not failures[page], f"{page}\n{failures[page]}"
 
 
 def messages() -> list[str]:
