@@ -80,13 +80,16 @@ def assert_alike(model, tolerance=1e-10, resets=None, dtype=float):
         np.testing.assert_allclose(b, a, rtol=0, atol=tolerance * size, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+in_full = lambda *values: pytest.param(*values, marks=pytest.mark.full)
+
+
+@pytest.mark.parametrize("depth", [in_full(1), 2, 3, in_full(4)])
 def test_a_deep_network(depth):
     model = deep(depth, pooling=depth % 2 == 0, dropout=0.3 if depth > 1 else 0.0)
     assert_alike(model, resets=RESETS if depth > 2 else None)
 
 
-@pytest.mark.parametrize("depth", [1, 4])
+@pytest.mark.parametrize("depth", [1, in_full(4)])
 def test_a_deep_network_in_float32(depth):
     assert_alike(deep(depth, dtype=jnp.float32), 2e-6, dtype=jnp.float32)  # of values of order 1
 
@@ -95,8 +98,8 @@ def test_a_deep_network_in_float32(depth):
     "cell",
     [
         sg.cells.RTU,
-        sg.cells.GRU,
-        functools.partial(sg.cells.LSTM, wiring=sg.wiring.Columns()),
+        in_full(sg.cells.GRU),  # every cell's chunk is compared in test_conformance
+        in_full(functools.partial(sg.cells.LSTM, wiring=sg.wiring.Columns())),
         functools.partial(sg.cells.GRU, reset_before=True, wiring=sg.wiring.Columns()),
     ],
     ids=["rtu", "gru", "lstm", "reset-before"],
