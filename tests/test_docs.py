@@ -45,7 +45,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 
 # Pages that take long, of what other tests hold: the driver's pages and those of a newcomer are run by `make test`.
-LONG = {"docs/choose.md", "docs/columns.md", "docs/deep.md", "docs/scale.md", "docs/second-order.md"}
+LONG = {f"docs/{name}.md" for name in ("choose", "columns", "deep", "forecasting", "scale", "second-order")}
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES if BLOCK.search(page.read_text("utf-8"))]
 
 

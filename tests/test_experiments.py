@@ -298,10 +298,10 @@ def made_reviews(folder):
 SMALL = ["--quick", "--seeds", "1", "--network.width", "6", "--network.units", "4", "--network.depth", "1"]
 TRAINING = ["--modes", "online", "--training.updates", "2", "--training.batch", "4", "--training.evaluations", "1"]
 OPTIONS = {
-    "copy-memory": ["--quick", "--seeds", "1", "--training.updates", "2"],
+    "copy-memory": ["--quick", "--seeds", "1", "--training.updates", "2", "--modes", "online"],
     "copy-memory-depth": ["--quick", "--seeds", "1", "--training.updates", "2", "--depths", "2"],
     "digits-stream": ["--quick", "--images", "8", "--every", "4", "--modes", "online"],
-    "listops": [*SMALL, *TRAINING, "--expressions", "60"],
+    "listops": [*SMALL, "--modes", "bptt", *TRAINING[2:], "--expressions", "60"],
     "scifar": [*SMALL, *TRAINING],
     "imdb": [*SMALL, *TRAINING],
     "columns-gradient": ["--quick"],

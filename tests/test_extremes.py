@@ -117,7 +117,7 @@ def _lasting(errors, warnings) -> list[str]:
 
 
 # One of each kind of state in every run of the tests, the others in the full one.
-QUICK = {"Normalise", "RLS", "LowPass", "sg rmsprop", "momentum", "LSTM"}
+QUICK = {"Normalise", "RLS", "LowPass", "sg rmsprop", "LSTM"}
 EACH = [part if part in QUICK else pytest.param(part, marks=pytest.mark.full) for part in PARTS]
 
 
