@@ -13,13 +13,13 @@ import jax
 import pytest
 from beartype import BeartypeConf, FrozenDict, beartype
 from jaxtyping import install_import_hook
+from quick_flags import FLAGS
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Programs here are compiled more often than they run. What is asserted of them, buffers included, does not change.
 jax.config.update("jax_disable_most_optimizations", True)
-# Three times less to compile. XLA reads its flags once, with the first device: no process that a test starts gets them.
-FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+# XLA reads its flags once, with the first device: no process that a test starts gets them.
 with pytest.MonkeyPatch.context() as patch:
     patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}")
     jax.devices()
