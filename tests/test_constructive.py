@@ -268,8 +268,8 @@ def test_a_learner_grows_and_keeps_what_it_knows():
     st = learner.init(key=KEY)
     st = eqx.tree_at(lambda st: st.arrays, st, tuple(jnp.where(a == 0, 1, a) if a.ndim else a for a in st.arrays))
     memory, old, steps = st.memory, learner.model(st), st.steps
-    larger, st = learner.grow(st, key=KEY)
-    new = larger.model(st)
+    st = learner.grow(st, key=KEY)
+    new = learner.model(st)
     assert_equal(weights(new.layers[0].stages[0]), weights(old.layers[0].stages[0]))
     assert_equal(new.layers[1].weight, np.pad(old.layers[1].weight, ((0, 0), (0, PER_STAGE))))
     mu, kept = st.memory.optimiser[0].mu, memory.optimiser[0].mu
@@ -278,18 +278,52 @@ def test_a_learner_grows_and_keeps_what_it_knows():
     assert traces(st.memory.carry)[0] == 0 and st.steps == steps
 
 
+def grown_at(update_every=1):
+    """A model that grows at steps 5 and 10, its learner, and a stream of 12 steps."""
+    net = nn.Constructive(plain_stage, IN, units=UNITS, per_stage=PER_STAGE, every=5, key=KEY)
+    model = nn.Sequential([nn.Normalise(IN), net, sg.Readout(PER_STAGE, OUT, key=KEY)])
+    learner = sg.Learner(model, optax.sgd(0.05), loss=sg.losses.mse, update_every=update_every)
+    xs = np.sin(np.arange(12 * IN).reshape(12, IN))
+    return learner, xs, np.cos(np.arange(12 * OUT).reshape(12, OUT))
+
+
+def test_a_learner_grows_by_its_schedule_in_step_and_run():
+    learner, xs, ys = grown_at()
+    st, stages, losses = learner.init(key=KEY), [], []
+    for x, y in zip(xs, ys, strict=True):
+        st, out = learner.step(st, x, y)
+        stages.append(len(learner.model(st).layers[1].stages))
+        losses.append(out.loss)
+    assert stages == [1] * 5 + [2] * 5 + [3] * 2
+    other, outs = learner.run(learner.init(key=KEY), xs, ys)
+    np.testing.assert_allclose(losses, outs.loss, rtol=1e-12)
+    for one, same in zip(*(jax.tree.leaves(weights(learner.model(each))) for each in (other, st)), strict=True):
+        np.testing.assert_allclose(one, same, rtol=1e-12, atol=1e-15)
+    with pytest.raises(TypeError, match="grows by itself"), learner.session(learner.init(key=KEY)) as session:
+        session.step(xs[0], ys[0])
+
+
+def test_a_learner_grows_where_its_window_ends():
+    learner, xs, ys = grown_at(update_every=4)
+    st, stages = learner.init(key=KEY), []
+    for x, y in zip(xs, ys, strict=True):
+        st, _ = learner.step(st, x, y)
+        stages.append(len(learner.model(st).layers[1].stages))
+    assert stages == [1] * 8 + [2] * 4
+
+
 def test_a_stage_is_due_at_its_step():
     net = nn.Constructive(plain_stage, IN, units=UNITS, per_stage=PER_STAGE, every=10, key=KEY)
     model = nn.Sequential([nn.Normalise(IN), net, sg.Readout(PER_STAGE, OUT, key=KEY)])
     seen = []
     for _ in range(3):
-        seen.append((nn.due(model), model.layers[1].out_size, model.layers[1].complete))
+        seen.append((nn.next_growth_step(model), model.layers[1].out_size, model.layers[1].complete))
         if not seen[-1][-1]:
             model, _ = model.grow(model.init(key=KEY), key=KEY)
     assert seen == [(10, 2, False), (20, 4, False), (None, 5, True)]
-    assert nn.due(network(1)[0]) is None and nn.due(nn.Normalise(2)) is None
+    assert nn.next_growth_step(network(1)[0]) is None and nn.next_growth_step(nn.Normalise(2)) is None
     slow = nn.Constructive(plain_stage, IN, units=2, per_stage=1, every=30, key=KEY)
-    assert nn.due([slow, net]) == 10
+    assert nn.next_growth_step([slow, net]) == 10
 
 
 def test_what_cannot_grow_is_refused():

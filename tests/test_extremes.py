@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import streamgrad as sg
-from streamgrad._memory import LearnerState
+from streamgrad.train import LearnerState
 
 KEY = jax.random.key(0)
 IN, UNITS = 3, 4

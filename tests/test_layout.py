@@ -39,7 +39,6 @@ LAYERS = [
     {
         "_cost",
         "_growth",
-        "_health",
         "_inference",
         "_memory",
         "_scored",
@@ -50,7 +49,6 @@ LAYERS = [
         "optimisers",
         "readout",
         "losses",
-        "learner",
         "td",
         "train",
         "meta",
@@ -63,7 +61,7 @@ LAYERS = [
     {"cli", "report"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-CORE_RANK = RANK["learner"]
+CORE_RANK = RANK["train"]
 CORE_LIBRARIES = {"jax", "equinox", "optax", "jaxtyping", "numpy", "scipy"}
 EXTRA_LIBRARIES = {"cells/_function_pattern.py": {"asdex"}, "checkpoint.py": {"safetensors"}}
 HEAVY = {

@@ -491,7 +491,7 @@ BAD = {
     "input": (lambda t, st: t.step(st, np.ones(FOUR), np.ones(OUT)), r"shape \(2,\), got \(4,\)"),
     "target": (lambda t, st: t.step(st, np.ones(IN), np.ones(FOUR)), r"predicts shape \(2,\), .* shape \(4,\)"),
     "scalar target": (lambda t, st: t.step(st, np.ones(IN), np.ones(())), r"shape \(\): make them equal"),
-    "lengths": (lambda t, st: t.run(st, np.ones((5, IN)), np.ones((4, OUT))), "5 inputs, 4 targets"),
+    "lengths": (lambda t, st: t.run(st, np.ones((5, IN)), np.ones((4, OUT))), "5 xs, 4 targets"),
     "resets": (lambda t, st: t.run(st, *stream(5), resets=np.zeros(3, bool)), "5 targets, 3 resets"),
     "nothing": (lambda t, st: t.run(st, np.ones((0, IN)), np.ones((0, OUT))), "at least one step"),
 }

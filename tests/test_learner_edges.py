@@ -248,7 +248,7 @@ def test_lists_and_tuples_of_numbers_are_arrays_as_ever():
     st, one = taught.step(taught.init(key=KEY), [1.0, 2.0], (0.5, 1.0))
     _, two = taught.step(taught.init(key=KEY), np.array([1.0, 2.0]), np.array([0.5, 1.0]))
     assert_same(one, two)
-    with pytest.raises(ValueError, match="3 inputs, 2 targets"):
+    with pytest.raises(ValueError, match="3 xs, 2 targets"):
         taught.run(st, ([1.0, 2.0],) * 3, [(0.5, 1.0)] * 2)
 
 

@@ -163,7 +163,7 @@ def analysed_call(compiled, taught, *lead, batch=()):
     arguments = floats(*lead, *batch, IN), floats(*lead, *batch, 1), jax.ShapeDtypeStruct(lead, jnp.bool_)
     if lead:  # a run: its inputs together, and how many of them there are
         arguments = arguments, jax.ShapeDtypeStruct((), jnp.int32)
-    return state, compiled.lower(state, *arguments).compile().memory_analysis()
+    return state, compiled.lower(taught.program, state, *arguments).compile().memory_analysis()
 
 
 @pytest.mark.parametrize("deep", [False, pytest.param(True, marks=pytest.mark.full)])

@@ -67,7 +67,7 @@ def test_a_stream_outlasts_a_word_of_steps():
     taught = learner(delay=1)
     state = taught.init(key=KEY, like=(X, Y))
     late = jnp.array([2**32 - 3, 0], jnp.uint32)
-    state = taught._packed(state.memory._replace(steps=late))
+    state = taught._state(taught.program, state.memory._replace(steps=late))
     state, out = taught.run(state, np.ones((8, 1)), np.ones((8, 1)))
     assert out.learned.all() and state.steps == 2**32 + 5
 

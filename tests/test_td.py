@@ -280,7 +280,7 @@ def test_the_sum_of_updates_is_the_forward_view():
     """With weights held still: the sum over t of (λ-return - y_t) x_t, discounts and λ of every step their own."""
     learner, given = linear(optimiser=summed()), stream(resets=(5, 9))
     st, out = drive(learner, learner.init(key=KEY), given)
-    readout, xs, c = learner._model.layers[0], given["xs"], given["cumulants"]
+    readout, xs, c = learner.template.layers[0], given["xs"], given["cumulants"]
     gamma, lam = np.where(given["resets"][:, None], 0, given["gammas"]), given["lams"]
     y = xs @ readout.weight.T + readout.bias
     assert_close(out.prediction, y)
@@ -294,7 +294,7 @@ def test_the_sum_of_updates_is_the_forward_view():
 
 def backward_view(learner, given, rate=0.1):
     """A linear readout learned by TD(λ), one prediction after the other: weights and predictions."""
-    readout, made = learner._model.layers[0], []
+    readout, made = learner.template.layers[0], []
     w = np.concatenate([readout.weight, np.asarray(readout.bias)[:, None]], axis=1)
     e, last = np.zeros_like(w), None
     for x, c, gamma, lam, reset in zip(*given.values(), strict=True):
@@ -328,7 +328,7 @@ def test_a_linear_prediction_is_learned_by_the_textbook(resets, missing):
 def test_discounts_of_the_learner_hold_where_a_step_gives_none():
     given = stream(2)
     gamma, lam = [0.1, 0.5, 1.0], [0.0, 0.9, 1.0]
-    learner = sg.td.TDLambda(linear()._model, sgd(), gamma=gamma, lam=lam, predictions=PREDICTIONS)
+    learner = sg.td.TDLambda(linear().template, sgd(), gamma=gamma, lam=lam, predictions=PREDICTIONS)
     st, out = learner.run(learner.init(key=KEY), given["xs"], given["cumulants"])
     each = {**given, "gammas": by_prediction(given, gamma), "lams": by_prediction(given, lam)}
     w, made = backward_view(learner, each)
@@ -381,7 +381,7 @@ def test_traces_of_many_predictions_are_those_of_autodiff_through_time():
     learner, given = horde(), many()
     gammas, lams = by_prediction(given, [0.0, 0.5, 0.9]), by_prediction(given, [0.3, 1.0, 0.8])
     st, out = drive(learner, at_rate(learner.init(key=KEY), 0.0), {**given, "gammas": gammas, "lams": lams})
-    _, layer, readout = learner._model.layers
+    _, layer, readout = learner.template.layers
     xs = given["xs"]
     mean = np.stack([xs[: t + 1].mean(0) for t in range(STEPS)])
     variance = np.stack([xs[: t + 1].var(0) for t in range(STEPS)])
@@ -406,7 +406,7 @@ def test_traces_of_many_predictions_are_those_of_autodiff_through_time():
     each, got = np.arange(PREDICTIONS), st.trace.layers
     assert_close([got[1].cell.weight_x, got[1].cell.u, got[1].cell.bias], shared)
     assert_close([got[2].weight, got[2].bias], [by_weight[each, each], by_bias[each, each]])
-    assert_equal(weights(st.model), weights(learner._model))
+    assert_equal(weights(st.model), weights(learner.template))
 
 
 @eqx.filter_jit
@@ -463,10 +463,10 @@ def learned_by_hand(model, streams, rate=0.1):
 def test_many_predictions_are_learned_as_by_hand(case):
     learner, given = horde(), many(1, **case)
     st, out = drive(learner, learner.init(key=KEY), given)
-    model, (made,) = learned_by_hand(learner._model, [given])
+    model, (made,) = learned_by_hand(learner.template, [given])
     assert_close(out.prediction, made)
     assert_close(weights(st.model), weights(model))
-    assert np.abs(st.model.layers[1].cell.weight_x - learner._model.layers[1].cell.weight_x).max() > 1e-3
+    assert np.abs(st.model.layers[1].cell.weight_x - learner.template.layers[1].cell.weight_x).max() > 1e-3
 
 
 def single(given, k):
@@ -480,7 +480,7 @@ def test_streams_share_weights_and_average_their_updates():
     given["cumulants"][3, 2, 0] = NAN
     given["cumulants"][7, 2] = NAN
     st, out = drive(learner, learner.init(key=KEY), given)
-    model, made = learned_by_hand(learner._model, [single(given, k) for k in range(3)])
+    model, made = learned_by_hand(learner.template, [single(given, k) for k in range(3)])
     assert_close(out.prediction, np.moveaxis(made, 0, 1))
     assert_close(weights(st.model), weights(model))
     assert out.learned.sum(0).tolist() == [STEPS - 1, STEPS - 1, STEPS - 2]
@@ -538,7 +538,7 @@ def test_a_step_looks_at_the_model_at_first_only():
             looked.append(x.shape)
             return super().__call__(carry, x)
 
-    learner = sg.td.TDLambda(Watched(linear()._model), sgd(), gamma=0.9, predictions=PREDICTIONS)
+    learner = sg.td.TDLambda(Watched(linear().template), sgd(), gamma=0.9, predictions=PREDICTIONS)
     st = learner.init(key=KEY)
     for _ in range(2):
         st, _ = learner.step(st, np.ones(INPUTS), np.ones(PREDICTIONS))
@@ -560,10 +560,10 @@ def test_predict_changes_nothing_and_tells_the_next_prediction():
 
 def test_the_users_model_survives():
     learner = linear()
-    before = copied(weights(learner._model))
+    before = copied(weights(learner.template))
     st = learner.init(key=KEY)
     drive(learner, st, stream())
-    assert_equal(weights(learner._model), before)
+    assert_equal(weights(learner.template), before)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(weights(st.model)))
 
 
@@ -608,7 +608,7 @@ def test_a_prediction_without_a_cumulant_learns_nothing_and_the_others_do():
     learner, given = linear(), stream(8)
     given["cumulants"][:, 1] = NAN
     st, out = drive(learner, learner.init(key=KEY), given)
-    start, end = learner._model.layers[0], st.model.layers[0]
+    start, end = learner.template.layers[0], st.model.layers[0]
     assert_equal(end.weight[1], start.weight[1])
     assert end.bias[1] == 0 and (end.bias[np.array([0, 2])] != 0).all()
     assert np.isnan(out.error[:, 1]).all() and out.learned[1:].all() and st.skipped == 0
@@ -698,17 +698,17 @@ def test_wrong_shapes_are_refused_before_anything_is_consumed():
             learner.step(st, **given)
     xs, cs = np.ones((STEPS, INPUTS)), np.ones((STEPS, PREDICTIONS))
     runs = [
-        (dict(xs=xs, cumulants=cs[1:]), "arguments of one length"),
+        (dict(xs=xs, cumulants=cs[1:]), "xs and cumulants of one length, got 12 xs, 11 cumulants"),
         (dict(xs=xs[:0], cumulants=cs[:0]), "at least one step"),
-        (dict(xs=xs, cumulants=cs, resets=np.zeros(3, bool)), "arguments of one length"),
+        (dict(xs=xs, cumulants=cs, resets=np.zeros(3, bool)), "cumulants and resets of one length"),
         (dict(xs=xs, cumulants=cs[:, :1]), r"must have shape \(3,\), got \(1,\)"),
-        (dict(xs=xs, cumulants=1.0), "one length|axis of time"),
+        (dict(xs=xs, cumulants=1.0), "of one length, got 12 xs, None cumulants"),
     ]
     for given, said in runs:
         with pytest.raises(ValueError, match=said):
             learner.run(st, **given)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(arrays(st)))
-    learner = sg.td.TDLambda(learner._model, sgd(), gamma=0.9)
+    learner = sg.td.TDLambda(learner.template, sgd(), gamma=0.9)
     with pytest.raises(ValueError, match=r"predicts shape \(3,\), expected \(1,\): give TDLambda\(predictions="):
         learner.step(learner.init(key=KEY), x, np.ones(1))
     learner = horde(streams=3)
@@ -729,7 +729,7 @@ def test_wrong_shapes_are_refused_before_anything_is_consumed():
 )
 def test_bad_options_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
-        sg.td.TDLambda(linear()._model, sgd(), **{"predictions": PREDICTIONS, **options})
+        sg.td.TDLambda(linear().template, sgd(), **{"predictions": PREDICTIONS, **options})
 
 
 def test_what_cannot_learn_online_is_refused():
@@ -739,7 +739,7 @@ def test_what_cannot_learn_online_is_refused():
     with pytest.raises(TypeError, match=r"init\(key=...\)"):
         sg.td.TDLambda(jnp.tanh, sgd(), gamma=0.9)
     with pytest.raises(TypeError, match="optimiser"):
-        sg.td.TDLambda(linear()._model, 0.1, gamma=0.9)
+        sg.td.TDLambda(linear().template, 0.1, gamma=0.9)
     learner = linear()
     with pytest.raises(TypeError, match="no layer can grow"):
         learner.grow(learner.init(key=KEY))

@@ -42,10 +42,9 @@ from .check import check_gradients as check_gradients
 from .compare import compare as compare
 from .estimators import PES as PES, ForwardGradient as ForwardGradient
 from .explain import explain as explain
-from .learner import Learner as Learner
 from .readout import RLS as RLS, Readout as Readout
 from .recurrent import Recurrent as Recurrent
-from .train import Kalman as Kalman, Mixture as Mixture
+from .train import Kalman as Kalman, Learner as Learner, Mixture as Mixture
 
 __version__ = "0.1.0"
 

@@ -1,81 +1,19 @@
-"""What a learner knows between two steps, and how it is chosen, checked and counted."""
+"""Parts of a model and of a carry, by what an optimiser, a check or a restart does with them."""
 
 from __future__ import annotations
-
-import functools
-from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
 from ._dependence import dependence
-from ._owned import refuse_consumed
-from ._packing import Packing
 from ._persistent import Persistent
 from .algorithms import Algorithm, Carry
 from .nn import Fixed
 from .readout import Fitted, Readout
 from .recurrent import Recurrent
-
-
-class Output(NamedTuple):
-    """What a step returns; of `run`, every leaf has a leading axis of time.
-
-    - `prediction`: of this step's target (with a delay h: of the target that arrives h steps later), made
-      before that target was seen;
-    - `loss`: of the prediction that was made for the target that arrived now; NaN when none did;
-    - `learned`: whether something was learned: False when the target is missing or the step was skipped (of a window
-      that is learned from at once, its last step says so).
-    """
-
-    prediction: Array
-    loss: Float[Array, ...]
-    learned: Bool[Array, ...]
-
-
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["packing"])
-class LearnerState:
-    """The whole state of a learner, packed into few arrays: a checkpoint of it is complete.
-
-    `steps`, `skipped`: how many steps were taken, and how many updates were left out because the loss or a
-    gradient was not finite. A state that was given to `step` or `run` is consumed (its buffers are donated).
-    """
-
-    __slots__ = ("arrays", "packing")
-
-    def __init__(self, arrays: tuple[Any, ...], packing: Packing):
-        self.arrays, self.packing = arrays, packing
-
-    @property
-    def memory(self) -> Any:
-        """The parts, a `streamgrad.train.Memory`; of a state under `jax.vmap` with its leading axis."""
-        try:
-            return self.packing.unpack(self.arrays)
-        except RuntimeError:
-            refuse_consumed(self.arrays, CALL)
-            raise
-
-    @property
-    def steps(self) -> Any:
-        """Steps taken: a number, or an array of them for a state made under `jax.vmap`."""
-        low, high = np.moveaxis(np.asarray(self.memory.steps), -1, 0).astype(np.int64)
-        return _number(low + (high << 32))
-
-    @property
-    def skipped(self) -> Any:
-        """Updates left out: a number, or an array of them for a state made under `jax.vmap`."""
-        return _number(np.asarray(self.memory.skipped))
-
-
-#: How a step is called: said where a state was consumed.
-CALL = "st, out = learner.step(st, ...)"
-
-
-def _number(array: Any) -> Any:
-    return array if np.ndim(array) else int(array)
 
 
 def is_algorithm(node) -> bool:

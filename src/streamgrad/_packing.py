@@ -18,9 +18,11 @@ WORDS = np.dtype(np.uint32)
 class Packing:
     """How the leaves of a pytree are packed: static, compared by content, hashed once.
 
-    A tree whose leaves all have more leading axes (made under `jax.vmap`) is packed with them."""
+    A tree whose leaves all have more leading axes (made under `jax.vmap`) is packed with them.
 
-    def __init__(self, tree: PyTree[Array]):
+    - `label`: a number that equal packings share beside the form of their trees."""
+
+    def __init__(self, tree: PyTree[Array], label: int = 0):
         leaves, self.treedef = jax.tree.flatten(tree)
         # Typed keys travel as their raw words.
         self.keys = tuple(str(jax.random.key_impl(leaf)) if _is_key(leaf) else None for leaf in leaves)
@@ -30,7 +32,8 @@ class Packing:
         carriers = {k: _carrier(self.shapes[k][1]) for k in small}
         self.small = tuple(tuple(k for k in small if carriers[k] == c) for c in dict.fromkeys(carriers.values()))
         self.large = tuple(k for k in range(len(raw)) if k not in carriers)
-        self._hash = hash((self.treedef, self.keys, self.shapes))
+        self.label = label
+        self._hash = hash((self.treedef, self.keys, self.shapes, label))
 
     def __hash__(self) -> int:
         return self._hash
@@ -38,8 +41,8 @@ class Packing:
     def __eq__(self, other: object) -> bool:
         return self is other or (
             isinstance(other, Packing)
-            and (self._hash, self.treedef, self.keys, self.shapes)
-            == (other._hash, other.treedef, other.keys, other.shapes)
+            and (self._hash, self.label, self.treedef, self.keys, self.shapes)
+            == (other._hash, other.label, other.treedef, other.keys, other.shapes)
         )
 
     def pack(self, tree: PyTree[Array]) -> tuple[Array, ...]:

@@ -37,10 +37,11 @@ def checked_optimiser(made: Any, model: Any, who: str) -> optax.GradientTransfor
             "the gradients of k steps."
         )
     if not isinstance(made, optax.GradientTransformation):
-        if not callable(made):
+        uncalled = isinstance(made, type) or getattr(made, "__module__", "").split(".")[0] == "optax"
+        if uncalled or not callable(made):
             raise TypeError(
                 f"{who} expects an Optax optimiser such as optax.adam(1e-3), or a function of the model that makes "
-                f"one, got {made!r}."
+                f"one, got {made!r}{': call it' if uncalled else ''}."
             )
         made = made(model)
         if not isinstance(made, optax.GradientTransformation):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 from jaxtyping import PyTree
 
@@ -64,3 +65,8 @@ def described(tree: PyTree) -> str:
         return f"{tree.shape} {tree.dtype}"
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return ", ".join(f"{jax.tree_util.keystr(path)}: {leaf.shape} {leaf.dtype}" for path, leaf in leaves) or "nothing"
+
+
+def is_traced(tree: PyTree) -> bool:
+    """Whether a transformation of JAX is looking at the leaves."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ._memory import LearnerState
+from .train import LearnerState
 
 SCHEMA = 1
 _NAME = re.compile(r"step-(\d{12})\.safetensors")

@@ -13,10 +13,9 @@ import optax
 from .. import losses, nn
 from ..algorithms import BPTT, SnAp
 from ..cells import GRU
-from ..learner import Learner
 from ..readout import Readout
 from ..recurrent import Recurrent
-from ..train import Kalman
+from ..train import Kalman, Learner
 from ._programs import compiled
 from ._timing import Program
 

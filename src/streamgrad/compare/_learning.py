@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._compile import compiler_options
-from ..learner import Learner
 from ..readout import RLS, Readout
+from ..train import Learner
 
 LATE = 0.5  # of the stream: what comes after counts
 

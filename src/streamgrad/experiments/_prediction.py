@@ -156,7 +156,7 @@ class Crowd:
 
     def grown(self, st: TDState, step: int) -> TDState:
         """The learners with the stages that are due before this step."""
-        while (when := nn.due(st.model)) is not None and step >= when:
+        while (when := nn.next_growth_step(st.model)) is not None and step >= when:
             st = eqx.filter_vmap(lambda st: self.learner(st.model).grow(st))(st)
         return st
 

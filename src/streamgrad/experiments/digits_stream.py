@@ -12,8 +12,8 @@ import numpy as np
 import optax
 
 from .. import losses, optimisers
-from ..learner import Learner
 from ..tasks.sequences import digits
+from ..train import Learner
 from ._experiment import Experiment, Recorder, Row, Trial
 from ._settings import Mode, Network, at_least, positive, some
 from ._tuning import TUNING_SEED, tuned, tuning_views

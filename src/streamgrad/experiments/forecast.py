@@ -18,12 +18,12 @@ from .._compile import compiler_options
 from ..algorithms import NAMED
 from ..data import SERIES, open_source
 from ..forecast._scores import Scores
-from ..learner import Learner
 from ..nn import Sequential
 from ..readout import RLS, Readout
 from ..recurrent import Recurrent
 from ..tasks.encoding import Encoded, Encoder
 from ..tasks.floors import Floors
+from ..train import Learner
 from ._algorithms import algorithm, known
 from ._experiment import Experiment, Recorder, Row, Trial
 from ._settings import at_least, positive, some, within

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from .._memory import untrained
-from ..learner import Learner
 from ..recurrent import Recurrent
 from ..td import TDLambda
+from ..train import Learner
 from ._marks import marked
 from ._paths import NOW, Cause, Layer, Paths, Plain, Ways, join
 from ._program import Program
@@ -78,7 +78,7 @@ def _of_learner(learner: Learner | TDLambda, x: Any) -> Explanation:
     """Its model's gradients, and what moves the parameters."""
     if x is None:
         raise ValueError("explain(learner, x) needs one input x: the size of the predictions is read off a step.")
-    model, program = learner.driven
+    model, program = learner.template, learner.program
     x = jax.tree.map(jnp.asarray, x)
     _, y = eqx.filter_eval_shape(lambda model, x: model(model.init(key=jax.random.key(0)), x), model, x)
     arrays = eqx.filter(model, eqx.is_array)

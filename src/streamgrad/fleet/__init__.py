@@ -2,7 +2,7 @@
 
 import importlib as _importlib
 
-from .._memory import Output as Output
+from ..train import Output as Output
 from ._apply import apply as apply
 from ._errors import FleetError as FleetError
 from ._fleet import Fleet as Fleet

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._memory import Output
+from ..train import Output
 from ._kernel import Kernel
 from ._keys import Key, listed
 

@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from .._memory import Output
 from .._trees import as_arrays, described as in_words, lengths, shapes as forms
 from ..estimators import Estimator
+from ..train import Output
 from ._clocks import Clocks
 from ._errors import FleetError
 from ._forms import from_json, to_json

@@ -10,10 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .. import _health as health
 from .._trees import as_arrays, described as in_words, lengths, shapes as forms
 from ..estimators import Estimator
-from ..learner import Learner
+from ..train import Learner, _health as health
 from ._codec import Codec
 from ._identity import Description, described, named, shapes
 from ._keys import Key, digest

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Int32, PyTree, UInt32
 
 from .._compile import compiler_options
-from .._health import LARGE_WEIGHT
 from .._select import select
 from ..train import Memory, Program, Told, check
+from ..train._health import LARGE_WEIGHT
 from ._rows import Rows
 
 #: Learners that take a step together: on a CPU few, so that one hot key does not hold up many idle lanes.

@@ -23,10 +23,9 @@ from .._compile import compiler_options
 from .._loop import loop, padded
 from .._static import Static
 from ..algorithms import SnAp
-from ..learner import Learner
 from ..readout import Readout
 from ..recurrent import Recurrent
-from ..train import Kalman
+from ..train import Kalman, Learner
 from ._experts import FULL
 from ._outcome_inputs import LAGS, OutcomeInputs
 

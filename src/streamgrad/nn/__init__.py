@@ -4,7 +4,7 @@ from .._moments import Moments as Moments, update_moments as update_moments
 from .._persistent import Persistent as Persistent
 from ._ccn import ColumnStage as ColumnStage, Statistics as Statistics, ccn as ccn
 from ._compose import Parallel as Parallel, Residual as Residual, Sequential as Sequential
-from ._constructive import Constructive as Constructive, Grown as Grown, due as due
+from ._constructive import Constructive as Constructive, Grown as Grown, next_growth_step as next_growth_step
 from ._deep import Block as Block, Deep as Deep
 from ._dropout import Dropout as Dropout
 from ._fixed import Fixed as Fixed

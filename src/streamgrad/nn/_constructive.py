@@ -90,7 +90,7 @@ class Constructive(eqx.Module):
         return self.out_size == self.units
 
     @property
-    def due(self) -> int | None:
+    def next_growth_step(self) -> int | None:
         """The step before which the next stage is to be added; None when there is none to come, or no schedule."""
         return None if self.complete or self.every is None else self.every * len(self.stages)
 
@@ -135,8 +135,8 @@ class Constructive(eqx.Module):
         return grown, Grown(stages, earlier, newest)
 
 
-def due(model: Any) -> int | None:
+def next_growth_step(model: Any) -> int | None:
     """The step before which a part of the model is to grow; None when none is."""
     is_growing = lambda node: isinstance(node, Constructive)
     parts = [node for node in jax.tree.leaves(model, is_leaf=is_growing) if is_growing(node)]
-    return min((step for part in parts if (step := part.due) is not None), default=None)
+    return min((step for part in parts if (step := part.next_growth_step) is not None), default=None)

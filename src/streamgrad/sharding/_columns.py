@@ -12,8 +12,8 @@ from jax.sharding import Mesh, PartitionSpec as P
 
 from ..cells import Bank
 from ..influence import DenseRows, Layout, Ragged, per_unit, unpack
-from ..learner import Learner
 from ..recurrent import Recurrent
+from ..train import Learner
 from ._mesh import AXIS, row
 
 

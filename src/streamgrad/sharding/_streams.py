@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
-from .._memory import LearnerState
 from ..fleet import Fleet
+from ..train import LearnerState
 from ._mesh import AXIS, row
 
 T = TypeVar("T", LearnerState, Fleet)

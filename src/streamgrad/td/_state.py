@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from .._owned import consumed
 from .._packing import Packing
-from ..nn import due
+from ..nn import next_growth_step
 
 
 class Parts(NamedTuple):
@@ -34,13 +33,14 @@ class Parts(NamedTuple):
 class Form:
     """Of a memory, all that is not an array, and how its arrays are packed: static, compared by content, hashed once.
 
-    `due`: the step before which the model is to grow; None: never.
+    `next_growth_step`: the step before which the model is to grow; None: never.
     """
 
     def __init__(self, memory: Parts):
         arrays, rest = eqx.partition(memory, eqx.is_array)
         leaves, treedef = jax.tree.flatten(rest)
-        self.packing, self.rest, self.due = Packing(arrays), (tuple(leaves), treedef), due(memory.model)
+        self.packing, self.rest = Packing(arrays), (tuple(leaves), treedef)
+        self.next_growth_step = next_growth_step(memory.model)
         self._hash = hash((self.packing, self.rest))
 
     def __hash__(self) -> int:
@@ -182,8 +182,3 @@ class TDState:
 
     def __repr__(self) -> str:
         return eqx.tree_pformat(self.memory).replace("Parts", "TDState", 1)
-
-
-def is_traced(tree) -> bool:
-    """Whether a transformation of JAX is looking at the leaves."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._dependence import dependence
 from .._memory import fitted
@@ -41,3 +42,22 @@ def check(program: Program, memory: Memory, x: Any, target: Any) -> None:
             "A part of the model fits itself from targets (sg.RLS), but the model's fit(carry, target) does "
             "not reach it: put it last in sg.nn.Sequential, or give your model a fit that calls it."
         )
+
+
+def check_key(key: Any) -> Any:
+    """The key. Raises `TypeError` for what is none."""
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or np.dtype(dtype) == np.uint32):
+        raise TypeError(f"init expects a key, such as key=jax.random.key(0), got {key!r}.")
+    return key
+
+
+def check_reset(reset: Any, lead: tuple[int, ...]) -> None:
+    """Raise `TypeError` for a reset that is no truth value, `ValueError` for one of another shape than the streams'."""
+    if reset.dtype.kind not in "bui":
+        raise TypeError(
+            f"reset says whether x begins a new episode, True or False, got {reset.dtype}: compare it first, such as "
+            "reset > 0."
+        )
+    if reset.shape not in ((), lead):
+        raise ValueError(f"The reset of a step must have shape {lead}, got {reset.shape}.")

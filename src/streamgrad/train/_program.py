@@ -13,7 +13,7 @@ from .._inference import serving, without_traces
 from .._memory import states_only
 from .._trained import split, still, trained
 from ..estimators import Differentiate, Estimator
-from ..nn import restarted
+from ..nn import next_growth_step, restarted
 from ._delay import Delay
 from ._evidence import Evidence, Finding
 from ._guard import Guard
@@ -36,6 +36,8 @@ class Program:
     - `guard`: what happens to a step that is not finite;
     - `streams`: None for one; `every`: steps whose evidence makes one update, differentiated at once by a `window`;
     - `delay`: steps that signals come late; `estimator`: of gradients.
+
+    `next_growth_step`: the step before which the model is to grow, None without a schedule.
 
     The functions are pure: compile them, map them over seeds and rates, shard them, or scan them in a loop of your own.
     """
@@ -66,6 +68,7 @@ class Program:
         self.static = eqx.partition(model, eqx.is_array)[1]
         self.trained = trained(model)
         self.lead = () if streams is None else (streams,)
+        self.next_growth_step = next_growth_step(model)
 
     # Public calls.
 

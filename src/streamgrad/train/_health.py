@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ._memory import is_carry
-from ._persistent import Persistent
-from .train import KalmanState, Memory
-
-if TYPE_CHECKING:
-    from .td import TDState
+from .._memory import is_carry
+from .._persistent import Persistent
+from ._kalman import KalmanState
+from ._memory import Memory
 
 # Far beyond what a healthy run shows, and far below where float32 overflows.
 LARGE_STATE, LARGE_TRACE, LARGE_WEIGHT, LARGE_MOMENT = 1e6, 1e12, 1e4, 1e6
 
 
-def warnings(memory: Memory | TDState, trained: Any) -> list[str]:
+def warnings(memory: Memory, trained: Any) -> list[str]:
     """What is growing out of bounds, with the likely cause and what to change; empty when all is well."""
     found = []
     if skipped := int(jnp.sum(memory.skipped)):
@@ -28,7 +27,7 @@ def warnings(memory: Memory | TDState, trained: Any) -> list[str]:
             f"{skipped} updates were skipped since the loss or a gradient was not finite: look for extreme inputs or "
             "targets, clip gradients (optax.clip_by_global_norm) or lower the learning rate."
         )
-    if isinstance(memory, Memory) and (restarts := int(jnp.sum(memory.restarts))):
+    if restarts := int(np.sum(memory.restarts)):
         found.append(
             f"a carry was begun anew {restarts} times since its state or its loss was not finite, or so large that its "
             "square is not: look for extreme inputs or targets, or normalise the inputs (sg.nn.Normalise)."
@@ -62,7 +61,7 @@ def warnings(memory: Memory | TDState, trained: Any) -> list[str]:
             "forgotten it: normalise the inputs (sg.nn.Normalise) and clip gradients before it "
             "(optax.clip_by_global_norm)."
         )
-    if not isinstance(memory, Memory) and (size := largest(memory.trace)) > LARGE_TRACE:
+    if (size := largest(getattr(memory.update, "trace", ()))) > LARGE_TRACE:
         found.append(
             f"an eligibility trace has grown to {size:.1e}: normalise the inputs (sg.nn.Normalise), or lower γ or λ."
         )
