@@ -10,7 +10,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 import streamgrad.train._guard as guard
-from streamgrad.bench import ROWS, measure
+from streamgrad.lab.bench import ROWS, measure
 
 SOUND = guard.Skip.sound
 

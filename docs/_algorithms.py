@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 import streamgrad as sg
-from streamgrad.compare._comparison import Comparison, Gradient, Row
+from streamgrad.inspect._compare._comparison import Comparison, Gradient, Row
 
 HERE = Path(__file__).parent
 SPREAD = HERE.parent / "results" / "bench" / "spread.json"

@@ -11,9 +11,9 @@ from pathlib import Path
 import _fidelity  # noqa: F401  (its tables are in SAID, too)
 from _claims import SAID
 
-from streamgrad.report.page import make_chapters
-from streamgrad.report.runs import read_runs
-from streamgrad.report.tables import Table, to_markdown
+from streamgrad.lab.report.page import make_chapters
+from streamgrad.lab.report.runs import read_runs
+from streamgrad.lab.report.tables import Table, to_markdown
 
 HERE = Path(__file__).parent
 MARK = re.compile(r"(<!-- (table|figure): ([^:]+): ([^:]+?)(?:: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)

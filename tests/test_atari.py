@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from streamgrad.data.errors import SourceError
-from streamgrad.tasks import atari
-from streamgrad.tasks.atari import Meta, Recording, _load, _Policy, _save, _shrink, inputs, load_or_record, record
+from streamgrad.lab.tasks import atari
+from streamgrad.lab.tasks.atari import Meta, Recording, _load, _Policy, _save, _shrink, inputs, load_or_record, record
 
 GAME, STEPS, SEED = "Breakout", 600, 3  # four episodes and a few points
 ARRAYS = ("frames", "actions", "rewards", "starts")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import streamgrad as sg
-from streamgrad.bench import ROWS, _bytes, _deep, measure
+from streamgrad.lab.bench import ROWS, _bytes, _deep, measure
 
 SIZE = 8
 NAMES = ["block-128", "block-512", "block-128-batch-16", "chunk-128", "scan-128"]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import streamgrad as sg
-from streamgrad.bench import ROWS, _deep, measure
+from streamgrad.lab.bench import ROWS, _deep, measure
 
 
 def test_each_part_does_what_it_says():

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from streamgrad.experiments import snap_copy
-from streamgrad.experiments._minibatches import Crowd
-from streamgrad.tasks.copy_curriculum import CopyCurriculum
+from streamgrad.lab.experiments import snap_copy
+from streamgrad.lab.experiments._minibatches import Crowd
+from streamgrad.lab.tasks.copy_curriculum import CopyCurriculum
 
 SEQUENCES = CopyCurriculum(batch=2, first=3, most=5, spread=2)
 

@@ -14,8 +14,8 @@ from jax.flatten_util import ravel_pytree
 from oracles import assert_no_silent_parameter, assert_same, distance, named
 
 import streamgrad as sg
-from streamgrad.experiments import columns_gradient
 from streamgrad.influence._in_turn import linearise_in_turn
+from streamgrad.lab.experiments import columns_gradient
 
 KEY = jax.random.key(0)
 cells, wiring = sg.cells, sg.wiring

@@ -10,7 +10,7 @@ import pytest
 
 import streamgrad as sg
 from streamgrad.cli.compare import main
-from streamgrad.compare._compare import _check
+from streamgrad.inspect._compare._compare import _check
 
 KEY = jax.random.key(0)
 XS = jnp.sin(0.3 * jnp.arange(161.0))[:, None]

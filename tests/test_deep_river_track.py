@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from streamgrad.cli.experiment import main
-from streamgrad.experiments import deep_river_track as track
+from streamgrad.lab.experiments import deep_river_track as track
 
 
 class Trend:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from streamgrad._dependence import dependence
+from streamgrad._base.dependence import dependence
 
 
 def chosen(a, b, c, d):

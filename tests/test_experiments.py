@@ -14,10 +14,10 @@ from jax.flatten_util import ravel_pytree
 
 import streamgrad as sg
 from streamgrad.cli import main
-from streamgrad.experiments import EXPERIMENTS, Experiment, FolderError, RunFolder, copy_memory_modes, digits_stream
-from streamgrad.experiments._hops import alignment, hop_gradient
-from streamgrad.experiments._tuning import best_rate
-from streamgrad.tasks.copy_memory import CopyMemory
+from streamgrad.lab.experiments import EXPERIMENTS, Experiment, FolderError, RunFolder, copy_memory_modes, digits_stream
+from streamgrad.lab.experiments._hops import alignment, hop_gradient
+from streamgrad.lab.experiments._tuning import best_rate
+from streamgrad.lab.tasks.copy_memory import CopyMemory
 
 KEY = jax.random.key(0)
 

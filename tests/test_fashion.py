@@ -9,8 +9,8 @@ import pytest
 
 from streamgrad.cli import main
 from streamgrad.data import SourceError
-from streamgrad.experiments import EXPERIMENTS
-from streamgrad.tasks.sequences import fashion
+from streamgrad.lab.experiments import EXPERIMENTS
+from streamgrad.lab.tasks.sequences import fashion
 
 
 def idx(array):

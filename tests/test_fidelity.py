@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from streamgrad.experiments import EXPERIMENTS
+from streamgrad.lab.experiments import EXPERIMENTS
 
 DOCS = Path(__file__).parent.parent / "docs"
 

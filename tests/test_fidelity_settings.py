@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from streamgrad.experiments import EXPERIMENTS, columns_gradient, snap_copy
+from streamgrad.lab.experiments import EXPERIMENTS, columns_gradient, snap_copy
 
 SWEEP = dict(cells=("gru",), networks=("sparse-8-2",), sparse=("BPTT", "SnAp-2"), rates=(1e-3, 1e-2), sweep=True)
 

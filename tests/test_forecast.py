@@ -7,8 +7,8 @@ import pytest
 
 import streamgrad as sg
 from streamgrad.forecast._scores import Scores
-from streamgrad.tasks.encoding import Encoder
-from streamgrad.tasks.floors import FORGETTING, PRIOR, Floors
+from streamgrad.lab.tasks.encoding import Encoder
+from streamgrad.lab.tasks.floors import FORGETTING, PRIOR, Floors
 
 RNG = np.random.default_rng(0)
 

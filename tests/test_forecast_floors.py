@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamgrad.forecast import _floors as floors
+from streamgrad.forecast import floors as floors
 
 
 def _series(n=400, seed=0):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from streamgrad.cli.experiment import main
-from streamgrad.experiments import _series, forecast_series
+from streamgrad.lab.experiments import _series, forecast_series
 
 
 def test_every_second_name_is_held_out():

@@ -171,7 +171,7 @@ def test_inference_predicts_the_same_without_traces():
 @pytest.mark.parametrize("kind", [cells.GRU, cells.LSTM])
 @pytest.mark.parametrize("n", [2, 3])
 def test_layouts_of_a_sparse_influence_agree(kind, n):
-    from streamgrad._static import Static
+    from streamgrad._base.static import Static
     from streamgrad.influence._dense import DenseRows
     from streamgrad.influence._ragged import Ragged
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from streamgrad.cli.experiment import main
-from streamgrad.experiments import _paths, online_forecast
+from streamgrad.lab.experiments import _paths, online_forecast
 
 ROOT = Path(__file__).parent.parent
 

@@ -78,6 +78,6 @@ def test_a_gradient_whose_square_overflows_is_skipped():
 
 
 def test_the_worst_error_of_a_check_is_not_a_number_when_one_is_not():
-    from streamgrad.check import GradientCheck
+    from streamgrad.inspect import GradientCheck
 
     assert np.isnan(GradientCheck(("a", "b"), (0.0, float("nan")), (1.0, 1.0)).worst)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from streamgrad import cli
-from streamgrad.report.figures import against, curves
-from streamgrad.report.page import link, make_chapters, to_page, to_text
-from streamgrad.report.plot import Line, Panel, _apart, draw
-from streamgrad.report.runs import RunError, read_run, read_runs
-from streamgrad.report.schema import Metric
-from streamgrad.report.tables import make_table, plain, to_html, to_markdown
-from streamgrad.report.values import choices, in_order, rows_of, spread
+from streamgrad.lab.report.figures import against, curves
+from streamgrad.lab.report.page import link, make_chapters, to_page, to_text
+from streamgrad.lab.report.plot import Line, Panel, _apart, draw
+from streamgrad.lab.report.runs import RunError, read_run, read_runs
+from streamgrad.lab.report.schema import Metric
+from streamgrad.lab.report.tables import make_table, plain, to_html, to_markdown
+from streamgrad.lab.report.values import choices, in_order, rows_of, spread
 
 LOSSES = {"online": (0.31, 0.25, 0.28), "bptt": (0.2, 0.26, 0.35)}
 METRICS = {
@@ -302,7 +302,7 @@ def lines_of(folder, monkeypatch, view, lines, make, **more):
         seen.update(panels=panels, x=x_label, log=log, steps=steps)
         return b"", []
 
-    monkeypatch.setattr("streamgrad.report.figures.draw", fake)
+    monkeypatch.setattr("streamgrad.lab.report.figures.draw", fake)
     picture = make(*made(folder, lines, view, **more))
     return picture, seen
 

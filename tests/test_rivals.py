@@ -8,7 +8,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from streamgrad.experiments import _rivals, _series, forecast_series
+from streamgrad.lab.experiments import _rivals, _series, forecast_series
 
 HERE = [name for name, rival in _rivals.RIVALS.items() if not rival.missing() and not name.startswith("deep")]
 

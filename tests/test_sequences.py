@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from streamgrad.data.errors import SourceError
-from streamgrad.tasks.sequences import Sequences, Splits, digits, imdb, listops, mnist1d, scifar
-from streamgrad.tasks.sequences._sequences import split
-from streamgrad.tasks.sequences.listops import _expression, _uniform, evaluate
+from streamgrad.lab.tasks.sequences import Sequences, Splits, digits, imdb, listops, mnist1d, scifar
+from streamgrad.lab.tasks.sequences._sequences import split
+from streamgrad.lab.tasks.sequences.listops import _expression, _uniform, evaluate
 
 WORDS = [*"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]"]
 
@@ -317,7 +317,7 @@ def test_listops_refuses_negative_sizes():
 
 @pytest.mark.parametrize("name", IMPOSSIBLE)
 def test_listops_that_cannot_be(name, monkeypatch):
-    monkeypatch.setattr(sys.modules["streamgrad.tasks.sequences.listops"], "PATIENCE", 5000)
+    monkeypatch.setattr(sys.modules["streamgrad.lab.tasks.sequences.listops"], "PATIENCE", 5000)
     settings, message = IMPOSSIBLE[name]
     with pytest.raises(ValueError, match=message):
         listops(train=500, **settings)

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import streamgrad as sg
-from streamgrad._words import Unfit, Words
+from streamgrad._base.words import Unfit, Words
 from streamgrad.session import _native
 
 STEPS = 40

@@ -19,10 +19,10 @@ from jax.flatten_util import ravel_pytree
 import streamgrad as sg
 from streamgrad.cli import main
 from streamgrad.data import SourceError
-from streamgrad.experiments import EXPERIMENTS, RunFolder, forecast, snap_bias, snap_copy
-from streamgrad.experiments._minibatches import Crowd
-from streamgrad.tasks.copy_curriculum import CopyCurriculum
-from streamgrad.tasks.text import BYTES, CHARACTERS, CLASSES, Crops, gzip_bits, ngram_bits, read_text
+from streamgrad.lab.experiments import EXPERIMENTS, RunFolder, forecast, snap_bias, snap_copy
+from streamgrad.lab.experiments._minibatches import Crowd
+from streamgrad.lab.tasks.copy_curriculum import CopyCurriculum
+from streamgrad.lab.tasks.text import BYTES, CHARACTERS, CLASSES, Crops, gzip_bits, ngram_bits, read_text
 
 KEY = jax.random.key(0)
 int32 = functools.partial(jnp.asarray, dtype=jnp.int32)

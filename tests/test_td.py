@@ -12,8 +12,8 @@ from columnar_reference import Reference, Settings
 
 import streamgrad as sg
 from streamgrad import checkpoint
-from streamgrad._order import computed
-from streamgrad.td._compiled import Compiled
+from streamgrad._cpu.order import computed
+from streamgrad._cpu.ordered_loop import Compiled
 
 KEY = jax.random.key(0)
 NAN = np.nan

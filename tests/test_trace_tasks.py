@@ -9,9 +9,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from streamgrad.tasks._conditioning import AFTER_INVALID, AFTER_US, WAITING
-from streamgrad.tasks.trace_conditioning import TraceConditioning
-from streamgrad.tasks.trace_patterning import TracePatterning, bayes_error, zero_error
+from streamgrad.lab.tasks._conditioning import AFTER_INVALID, AFTER_US, WAITING
+from streamgrad.lab.tasks.trace_conditioning import TraceConditioning
+from streamgrad.lab.tasks.trace_patterning import TracePatterning, bayes_error, zero_error
 
 GAMMA = 0.9
 TASK = TracePatterning()

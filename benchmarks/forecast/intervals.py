@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from streamgrad.experiments import _series
 from streamgrad.forecast import Forecaster
+from streamgrad.lab.experiments import _series
 
 LEVELS = (0.8, 0.95)
 PLAIN = 500  # residuals

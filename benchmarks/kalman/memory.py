@@ -38,8 +38,8 @@ import numpy as np
 import optax
 
 import streamgrad as sg
-from streamgrad.experiments import digits_stream
-from streamgrad.tasks.trace_patterning import TracePatterning
+from streamgrad.lab.experiments import digits_stream
+from streamgrad.lab.tasks.trace_patterning import TracePatterning
 
 TUNING, SEEDS = (100, 101), (0, 1, 2)
 STEP, LATE = 10**0.5, 44

@@ -6,6 +6,7 @@ from . import (
     algorithms as algorithms,
     cells as cells,
     estimators as estimators,
+    inspect as inspect,
     losses as losses,
     meta as meta,
     nn as nn,
@@ -14,8 +15,7 @@ from . import (
     train as train,
     wiring as wiring,
 )
-from ._compile import compiler_options as compiler_options
-from ._inference import inference as inference
+from ._cpu.options import compiler_options as compiler_options
 from .algorithms import (
     BPTT as BPTT,
     DNI as DNI,
@@ -38,18 +38,16 @@ from .algorithms import (
     SnAp as SnAp,
     Spatial as Spatial,
 )
-from .check import check_gradients as check_gradients
-from .compare import compare as compare
 from .estimators import PES as PES, ForwardGradient as ForwardGradient
-from .explain import explain as explain
+from .inspect import check_gradients as check_gradients, compare as compare, explain as explain
 from .readout import RLS as RLS, Readout as Readout
 from .recurrent import Recurrent as Recurrent
-from .train import Kalman as Kalman, Learner as Learner, Mixture as Mixture
+from .train import Kalman as Kalman, Learner as Learner, Mixture as Mixture, inference as inference
 
 __version__ = "0.1.0"
 
 #: Parts that take longer to import than a loop of learning needs: imported when they are asked for.
-_LATER = ("checkpoint", "data", "fleet", "forecast", "sharding")
+_LATER = ("checkpoint", "data", "fleet", "forecast", "lab", "session", "sharding")
 
 
 def __getattr__(name: str):

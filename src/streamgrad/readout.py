@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from ._dtypes import default_dtype, trace_dtype
-from ._moments import Moments, advance
+from ._base.dtypes import default_dtype, trace_dtype
+from ._base.moments import Moments, advance
 from .cells._cell import check_sizes
 
 

@@ -17,7 +17,7 @@ import functools
 import numpy as np
 import scipy.sparse as sp
 
-from ._static import Static
+from ._base.static import Static
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Inexact
 
-from ._static import Static
+from ._base.static import Static
 
 Weights = Inexact[Array, "fan_in gates units"]
 

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._dtypes import trace_dtype
+from .._base.dtypes import trace_dtype
 from ..influence import own_dynamics
 from ._algorithm import Online
 from ._banks import drive_cotangent, require_bank, weigh

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._dtypes import trace_dtype
-from .._ranks import in_rank
+from .._base.dtypes import trace_dtype
+from .._base.ranks import in_rank
 from ._algorithm import Online
 from ._banks import require_bank, weigh
 from ._products import products, traits

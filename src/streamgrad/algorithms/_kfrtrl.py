@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._dtypes import trace_dtype
+from .._base.dtypes import trace_dtype
 from ._algorithm import Online
 from ._banks import dynamics, require_bank
 from ._kronecker import by_drives, gradient, groups, heard, size

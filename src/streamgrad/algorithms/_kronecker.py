@@ -9,7 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._dtypes import trace_dtype
+from .._base.dtypes import trace_dtype
 from ..cells import Bank
 from ..cells._bank import Link
 

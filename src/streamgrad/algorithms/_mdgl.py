@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._ranks import in_rank
+from .._base.ranks import in_rank
 from ..influence import Internal
 from ._algorithm import Online
 from ._banks import drive_cotangent, heard_back, require_bank

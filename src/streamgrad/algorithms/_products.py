@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._dtypes import trace_dtype
+from .._base.dtypes import trace_dtype
 from ..cells import Core
 from ._algorithm import Traits
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._dtypes import real_factor, trace_dtype
+from .._base.dtypes import real_factor, trace_dtype
 from ..influence import immediate, per_unit, unpack
 from ._algorithm import Online
 from ._banks import dynamics, require_bank

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._dtypes import real_factor, trace_dtype
+from .._base.dtypes import real_factor, trace_dtype
 from ..influence import immediate, own_dynamics, per_unit, unpack
 from ._algorithm import Online
 from ._banks import dynamics, require_bank

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._dtypes import real_factor
+from .._base.dtypes import real_factor
 from ..cells import Bank
 from ..influence import Local, plan
 from ._algorithm import instantaneous

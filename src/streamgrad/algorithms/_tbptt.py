@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._dtypes import real_dtype
+from .._base.dtypes import real_dtype
 from ._algorithm import Online, Traits
 from ._unroll import by_state
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-from .._dependence import dependence
+from .._base.dependence import dependence
 from ..cells import Core
 from ._once import once
 

@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Inexact, Num
 
-from .._dependence import dependence
-from .._dtypes import real_dtype
-from .._static import Static
+from .._base.dependence import dependence
+from .._base.dtypes import real_dtype
+from .._base.static import Static
 from ..structure import Structure
 from ..wiring import Links
 from ._cell import Core, cast_input

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from .._static import Static
+from .._base.static import Static
 from ._cell import Cell, check_sizes
 from ._function_core import FunctionCore, flat_groups
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._static import Static
+from .._base.static import Static
 from ..structure import Structure
 from ._cell import Cell
 from ._function_core import FunctionCore, flat_groups

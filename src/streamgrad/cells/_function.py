@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._static import Static
+from .._base.static import Static
 from ..structure import Structure
 from ._cell import Cell, check_sizes
 from ._function_core import FunctionCore, Seeing, flat, from_units, to_rows, to_units

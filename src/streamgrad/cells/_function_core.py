@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._static import Static
+from .._base.static import Static
 from ..structure import Structure
 from ._cell import Core
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
-from .._static import Static
+from .._base.static import Static
 from ..structure import Structure
 from ._function_core import flat, from_rows, to_rows
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._dtypes import default_dtype
-from .._static import Static
+from .._base.dtypes import default_dtype
+from .._base.static import Static
 from ..structure import Structure
 from ..wiring import Dense, Wiring
 from ._cell import Cell, cast_input, check_sizes

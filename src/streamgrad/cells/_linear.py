@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._dtypes import complex_dtype, default_dtype, trace_dtype
+from .._base.dtypes import complex_dtype, default_dtype, trace_dtype
 from ..wiring import BiasLinks, DenseLinks
 from ._bank import Bank, Link
 from ._cell import Cell, check_sizes

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Inexact, PRNGKeyArray
 
-from .._dtypes import default_dtype
+from .._base.dtypes import default_dtype
 from ..wiring import BiasLinks, Dense, Links, Wiring
 from ._bank import Bank, Link
 from ._cell import Cell, check_sizes

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     import jax
     from rich.console import Console
 
-    from ..bench import ROWS, measure
+    from ..lab.bench import ROWS, measure
 
     unknown = [name for name in options.rows if name not in ROWS]
     if unknown:

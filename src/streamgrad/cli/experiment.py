@@ -28,7 +28,7 @@ class Where:
 
 def main(arguments: Sequence[str]) -> int:
     """Run all trials that are not done yet; say where the results are."""
-    from ..experiments import EXPERIMENTS, FolderError, RunFolder
+    from ..lab.experiments import EXPERIMENTS, FolderError, RunFolder
 
     name = arguments[0] if arguments else "--help"
     if name not in EXPERIMENTS:

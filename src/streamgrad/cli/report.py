@@ -29,9 +29,9 @@ def main(arguments: Sequence[str]) -> int:
     from rich.console import Console
     from rich.markdown import Markdown
 
-    from ..report.figures import Picture
-    from ..report.page import make_chapters, to_page, to_text
-    from ..report.runs import RunError, read_runs
+    from ..lab.report.figures import Picture
+    from ..lab.report.page import make_chapters, to_page, to_text
+    from ..lab.report.runs import RunError, read_runs
 
     if not options.runs:
         print("streamgrad report: which runs? Give the folders that `streamgrad experiment` wrote.", file=sys.stderr)

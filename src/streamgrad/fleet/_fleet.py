@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from .._trees import as_arrays, described as in_words, lengths, shapes as forms
+from .._base.trees import as_arrays, described as in_words, lengths, shapes as forms
 from ..estimators import Estimator
 from ..train import Output
 from ._clocks import Clocks

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._static import Static
+from .._base.static import Static
 
 Description = dict[str, dict[str, str]]
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .._trees import as_arrays, described as in_words, lengths, shapes as forms
+from .._base.trees import as_arrays, described as in_words, lengths, shapes as forms
 from ..estimators import Estimator
 from ..train import Learner, _health as health
 from ._codec import Codec

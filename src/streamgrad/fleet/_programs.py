@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int32, PyTree, UInt32
 
-from .._compile import compiler_options
-from .._select import select
+from .._base.select import select
+from .._cpu.options import compiler_options
 from ..train import Memory, Program, Told, check
 from ..train._health import LARGE_WEIGHT
 from ._rows import Rows

@@ -21,12 +21,12 @@ import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .. import cells, wiring
-from .._inference import inference
-from .._static import Static
+from .._base.static import Static
 from ..algorithms import Frozen, algorithm
 from ..recurrent import Recurrent
 from ..train import Kalman, KalmanState
 from ..train._filter import split
+from ..train._serving import inference
 
 FEATURES, OTHERS = 0.03, 0.01  # prior variances of readout weights
 FULL = 1500  # parameters up to which a filter keeps all covariances; beyond, those of each unit

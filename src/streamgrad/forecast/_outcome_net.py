@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Float
 
 from .. import cells, losses, wiring
-from .._compile import compiler_options
-from .._loop import loop, padded
-from .._static import Static
+from .._base.static import Static
+from .._cpu.loop import loop, padded
+from .._cpu.options import compiler_options
 from ..algorithms import SnAp
 from ..readout import Readout
 from ..recurrent import Recurrent

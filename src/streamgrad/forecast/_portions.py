@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._compile import compiler_options
+from .._cpu.options import compiler_options
 from ._encoder import Encoder
 
 PORTION = 64  # rows of one call

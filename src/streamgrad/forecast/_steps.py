@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._inference import inference
 from ..train import Kalman
 from ..train._mixing import Mixed, Mixing, MixingState
+from ..train._serving import inference
 from ._encoder import Encoded, Encoder
 from ._experts import OTHERS, Expert, begun_anew, build, weights_of
 from ._portions import Portions, Program

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._static import Static
+from .._base.static import Static
 from ..cells import Bank, Core, FunctionCore
 from ..cells._function_core import Seeing
 from ..wiring import BlockLinks

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._dtypes import trace_dtype
+from .._base.dtypes import trace_dtype
 from ..cells import FunctionCore
 from ..cells._function_core import to_units
 from ._layout import Layout

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._dtypes import real_factor, trace_dtype
-from .._static import Static
+from .._base.dtypes import real_factor, trace_dtype
+from .._base.static import Static
 from ..cells import Bank
 from ._layout import Layout
 from ._packed import immediate, per_unit, unpack

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from .._dtypes import trace_dtype
+from .._base.dtypes import trace_dtype
 from ..cells import FunctionCore
 from ..cells._function_core import cotangent_rows, flat, unflat
 from ..structure import Structure

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.extend import core as jex
 from jaxtyping import Array, Inexact
 
-from .._dependence import dependence
+from .._base.dependence import dependence
 from ..cells import Bank
 
 Coefficients = tuple[tuple[Array | None, ...], ...]

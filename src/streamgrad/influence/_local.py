@@ -8,9 +8,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._dtypes import real_factor, trace_dtype
-from .._order import computed
-from .._ranks import in_rank, together
+from .._base.dtypes import real_factor, trace_dtype
+from .._base.ranks import in_rank, together
+from .._cpu.order import ordered
 from ..cells import Bank, Link
 from ._in_turn import linearise_in_turn, read_late
 from ._layout import Layout
@@ -55,7 +55,7 @@ class Local(Layout[Bank]):
                 continue
             dtype, rows = old[0].dtype, []
             for a in range(core.entries):
-                rows = computed(rows)  # in the place of old ones that are read no more
+                rows = ordered(rows)  # in the place of old ones that are read no more
                 pairs = (*zip(earlier[a], rows, strict=True), *zip(within[a], old, strict=True))
                 terms = [_times(d.astype(dtype), j) for d, j in pairs if d is not None]
                 if (k := gates(by_drive[a], link)) is not None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._dtypes import real_factor, trace_dtype
+from .._base.dtypes import real_factor, trace_dtype
 from ..cells import Bank, Link
 from ..cells._bank import unit_dependence
 from ._layout import Layout

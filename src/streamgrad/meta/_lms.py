@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._dtypes import default_dtype
+from .._base.dtypes import default_dtype
 from ..cells import Cell
 from ..cells._cell import cast_input, check_sizes
 from ..cells._function import by_unit

@@ -1,7 +1,7 @@
 """Building blocks for models: anything with `init(key=)` and `(carry, x) -> (carry, y)`, one step at a time."""
 
-from .._moments import Moments as Moments, update_moments as update_moments
-from .._persistent import Persistent as Persistent
+from .._base.moments import Moments as Moments, update_moments as update_moments
+from .._base.persistent import Persistent as Persistent
 from ._ccn import ColumnStage as ColumnStage, Statistics as Statistics, ccn as ccn
 from ._compose import Parallel as Parallel, Residual as Residual, Sequential as Sequential
 from ._constructive import Constructive as Constructive, Grown as Grown, next_growth_step as next_growth_step

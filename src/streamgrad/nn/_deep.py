@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._dtypes import default_dtype
+from .._base.dtypes import default_dtype
 from ..algorithms import Algorithm, SnAp
 from ..cells import LRU, Cell
 from ..cells._cell import check_sizes

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
-from .._dtypes import default_dtype, trace_dtype
-from .._persistent import Persistent
+from .._base.dtypes import default_dtype, trace_dtype
+from .._base.persistent import Persistent
 from ..cells._cell import check_sizes
 
 

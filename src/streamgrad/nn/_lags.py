@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._dtypes import default_dtype
+from .._base.dtypes import default_dtype
 from ..cells._cell import check_sizes
 
 

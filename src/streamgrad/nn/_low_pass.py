@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._dtypes import default_dtype, trace_dtype
+from .._base.dtypes import default_dtype, trace_dtype
 from ..cells._cell import check_sizes
 
 

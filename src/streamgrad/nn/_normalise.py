@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from .._dtypes import default_dtype, trace_dtype
-from .._moments import Moments, advance
+from .._base.dtypes import default_dtype, trace_dtype
+from .._base.moments import Moments, advance
 from ..cells._cell import check_sizes
 
 

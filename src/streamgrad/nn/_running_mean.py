@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .._dtypes import default_dtype, trace_dtype
+from .._base.dtypes import default_dtype, trace_dtype
 from ..cells._cell import check_sizes
 
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key, PyTree
 
-from .._persistent import Persistent
-from .._select import select
+from .._base.persistent import Persistent
+from .._base.select import select
 from ..recurrent import Recurrent
 
 #: Where a sequence begins anew, and the keys of fresh carries; None: nowhere.

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from .._compile import in_turn
-from .._words import WORD, Words
+from .._base.words import WORD, Words
+from .._cpu.options import in_turn
 from . import _native
 
 #: Loops that run now. Each keeps one of JAX's threads.

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._owned import owned
-from .._trees import as_arrays, shapes, signature
-from .._words import Unfit
+from .._base.owned import owned
+from .._base.trees import as_arrays, shapes, signature
+from .._base.words import Unfit
 from . import _native
 from ._resident import Program, Resident, has_room
 

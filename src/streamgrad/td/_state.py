@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
-from .._owned import consumed
-from .._packing import Packing
+from .._base.owned import consumed
+from .._base.packing import Packing
 from ..nn import next_growth_step
 
 

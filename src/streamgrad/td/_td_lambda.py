@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .._compile import compiler_options
-from .._owned import owned
-from .._trees import is_traced
+from .._base.owned import owned
+from .._base.trees import is_traced
+from .._cpu.options import compiler_options
+from .._cpu.ordered_loop import Compiled
 from ..train import (
     Filter,
     Memory,
@@ -26,7 +27,6 @@ from ..train import (
     refuse_growth,
     temporal_difference,
 )
-from ._compiled import Compiled
 from ._state import Form, Parts, TDState
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey, keystr, tree_leaves_with_path
 from jaxtyping import Array, PyTree
 
-from .._static import Static
+from .._base.static import Static
 from ..algorithms import Algorithm
 from ..readout import Readout
 from ..recurrent import Recurrent

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._dependence import dependence
-from .._memory import fitted
-from .._targets import check_target
+from .._base.dependence import dependence
+from ..optimisers._masks import fitted
 from ._memory import Memory
 from ._program import Program
+from ._targets import check_target
 
 
 def check(program: Program, memory: Memory, x: Any, target: Any) -> None:

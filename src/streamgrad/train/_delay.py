@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-from .._memory import finite_by_stream, states_only
+from ._carries import states_only
 from ._memory import Memory, Told
+from ._soundness import finite_by_stream
 
 if TYPE_CHECKING:
     from ._program import Program

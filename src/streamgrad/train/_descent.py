@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from .._memory import finite
-from .._select import when
-from .._trained import check_update, updated, value_dtype
+from .._cpu.branches import when
+from ..optimisers._trained import check_update, updated, value_dtype
+from ._soundness import finite
 from ._update import Price, Update
 
 

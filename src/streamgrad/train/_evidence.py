@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-from .._memory import total
+from ._streams import total
 
 
 @dataclasses.dataclass(frozen=True)

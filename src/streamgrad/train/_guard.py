@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-from .._memory import finite, finite_by_stream, states
-from .._select import select, select_bits
+from .._base.select import select
+from .._cpu.branches import select_bits
 from ..nn import restarted
+from ._carries import states
 from ._evidence import Finding
 from ._memory import Memory
+from ._soundness import finite, finite_by_stream
 
 if TYPE_CHECKING:
     from ._program import Program, Told

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._memory import is_carry
-from .._persistent import Persistent
+from .._base.persistent import Persistent
+from ._carries import is_carry
 from ._kalman import KalmanState
 from ._memory import Memory
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .. import _cost
-from .._dtypes import trace_dtype
+from .._base.dtypes import trace_dtype
+from .._base.flops import flops
 from ..optimisers import recurrent_parameters
 from ._blocks import FORMS, Blocks, blocks as divided
 from ._elimination import root
@@ -266,7 +266,7 @@ class Kalman(eqx.Module):
         state = self.init(trained, model, outputs=outputs)
         count = outputs * streams
         rows = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), trained)
-        return _cost.flops(self, state, trained, rows, jnp.zeros(count, state.noise.dtype), jnp.ones(count, bool))
+        return flops(self, state, trained, rows, jnp.zeros(count, state.noise.dtype), jnp.ones(count, bool))
 
 
 def _root(fisher, given):

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
-from .._compile import compiler_options
-from .._loop import first, loop, padded, padded_length
-from .._owned import owned, refuse_consumed
-from .._trees import as_arrays
-from .._words import Answer
+from .._base.owned import owned, refuse_consumed
+from .._base.trees import as_arrays
+from .._base.words import Answer
+from .._cpu.loop import first, loop, padded, padded_length
+from .._cpu.options import compiler_options
 from ..estimators import Estimator
 from ._checks import check_key
 from ._memory import Memory

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
-from .._compile import compiler_options
-from .._loop import loop
-from .._owned import owned
+from .._base.owned import owned
+from .._cpu.loop import loop
+from .._cpu.options import compiler_options
 from ._mixing import Mixed, Mixing
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
-from .._packing import Packing
-from .._trees import described, shapes, signature
+from .._base.packing import Packing
+from .._base.trees import described, shapes, signature
 from ._checks import check, check_reset
 from ._memory import Memory
 from ._program import Program

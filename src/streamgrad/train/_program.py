@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .._inference import serving, without_traces
-from .._memory import states_only
-from .._trained import split, still, trained
 from ..estimators import Differentiate, Estimator
 from ..nn import next_growth_step, restarted
+from ..optimisers._trained import split, still, trained
+from ._carries import states_only
 from ._delay import Delay
 from ._evidence import Evidence, Finding
 from ._guard import Guard
 from ._memory import Memory, Told, counted
 from ._rules import Rule
+from ._serving import serving, without_traces
 from ._update import Price, Update
 from ._window import Window
 

@@ -9,10 +9,10 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from .._memory import fitted, is_algorithm, of_algorithms
-from .._trained import checked_optimiser, split, trained
 from ..estimators import Estimator
 from ..nn import Sequential, check_unroll
+from ..optimisers._masks import fitted, is_algorithm, of_algorithms
+from ..optimisers._trained import checked_optimiser, split, trained
 from ..readout import Readout
 from ._descent import Descent
 from ._families import family

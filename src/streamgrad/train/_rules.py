@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._memory import total
-from .._scored import scored
-from .._targets import missing_where, numbers, typed
 from ._evidence import Finding
 from ._families import Family
+from ._scored import scored
+from ._streams import total
+from ._targets import missing_where, numbers, typed
 
 
 class Rule(abc.ABC):

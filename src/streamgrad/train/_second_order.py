@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._growth import overlaid
-from .._select import when
+from .._cpu.branches import when
 from ..readout import Readout
+from ._growth import overlaid
 from ._kalman import Kalman, KalmanState
 from ._update import Price, Update
 

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
-from .._growth import grown
-from .._owned import owned
-from .._trees import is_traced, lengths
+from .._base.owned import owned
+from .._base.trees import is_traced, lengths
 from . import _health as health
+from ._growth import grown
 from ._memory import Memory
 from ._program import Program
 

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._owned import refuse_consumed
-from .._packing import Packing
+from .._base.owned import refuse_consumed
+from .._base.packing import Packing
 
 
 class Output(NamedTuple):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from .._order import computed
-from .._trained import check_update, updated
+from .._cpu.order import ordered
+from ..optimisers._trained import check_update, updated
 from ._update import Price, Update
 
 
@@ -65,9 +65,9 @@ class Traces(Update):
         # In place: the weights, then the optimiser's state, which they have read, then the traces, which both have.
         use = evidence.given
         moved = jax.tree.map(guard.choose(use), moved, trained)
-        moved, use = computed((moved, use))
+        moved, use = ordered((moved, use))
         optimiser = jax.tree.map(guard.choose(use), optimiser, state.optimiser)
-        moved, optimiser, decay = computed((moved, optimiser, decay))
+        moved, optimiser, decay = ordered((moved, optimiser, decay))
         accumulate = lambda e, slope: self._by_row(decay, e) * e + slope
         trace = jax.tree.map(accumulate, state.trace, evidence.sensitivity)
         return TracesState(trace, optimiser), moved, jnp.array(True)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, PyTree
 
-from .._growth import overlaid
 from ._evidence import Evidence
+from ._growth import overlaid
 from ._guard import Guard
 
 

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-from .._memory import mean
-from .._select import after, select, when
-from .._targets import missing_value
-from .._trained import still
+from .._base.select import select
+from .._cpu.branches import after, when
 from ..nn import unroll
+from ..optimisers._trained import still
 from ._evidence import Evidence, Finding
+from ._streams import mean
+from ._targets import missing_value
 
 if TYPE_CHECKING:
     from ._memory import Memory

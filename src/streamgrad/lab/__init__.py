@@ -1,0 +1,1 @@
+"""Experiments, tasks, benchmarks and reports: built on the library's public names, and never imported by it."""

@@ -1,0 +1,81 @@
+"""Parts of a model: what fits itself, what no optimiser moves, what belongs to an algorithm."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._base.dependence import dependence
+from ..algorithms import Algorithm
+from ..nn import Fixed
+from ..readout import Fitted, Readout
+from ..recurrent import Recurrent
+
+
+def is_algorithm(node) -> bool:
+    return isinstance(node, Algorithm)
+
+
+def fitted(model):
+    """For every array of the model, whether it fits itself."""
+    is_fitted = lambda node: isinstance(node, Fitted)
+    mark = lambda node: jax.tree.map(lambda _: is_fitted(node), eqx.filter(node, eqx.is_array))
+    return jax.tree.map(mark, model, is_leaf=is_fitted)
+
+
+def untrained(model):
+    """For every array of the model, whether no optimiser moves it: it fits itself, is fixed, belongs to an algorithm
+    that learns nothing itself, or gets no gradient (a frozen recurrence, fixed feedback)."""
+    is_own = lambda node: isinstance(node, Fitted | Fixed) or (is_algorithm(node) and not node.learns)
+    is_part = lambda node: is_own(node) or isinstance(node, Recurrent | Readout)
+    arrays = lambda node: eqx.filter(node, eqx.is_array)
+
+    def mark(node):
+        if is_own(node) or not is_part(node):
+            return jax.tree.map(lambda _: is_own(node), arrays(node))
+        marks = jax.tree.map(lambda _: False, arrays(node))
+        if isinstance(node, Readout):
+            fixed = node.feedback == "random" and eqx.is_array(node.feedback_weight)
+            return eqx.tree_at(lambda m: m.feedback_weight, marks, True) if fixed else marks
+        marks = eqx.tree_at(lambda m: m.algorithm, marks, mark(node.algorithm), is_leaf=lambda leaf: leaf is None)
+        still = frozen_leaves(node)
+        return marks if still is None else eqx.tree_at(lambda m: m.cell, marks, still)
+
+    return jax.tree.map(mark, model, is_leaf=is_part)
+
+
+def frozen_leaves(layer: Recurrent):
+    """For every array of the layer's cell, whether its algorithm gives it no gradient and the cell's output does not
+    read it either; None when there is no such algorithm."""
+    cell, algorithm = layer.cell, layer.algorithm
+    if type(algorithm).credits is Algorithm.credits:
+        return None
+    parameters, static = eqx.partition(cell, eqx.is_inexact_array)
+    leaves, treedef = jax.tree.flatten(parameters)
+    learns: list[bool] = []
+
+    def parts(leaves, state, x):
+        cell = eqx.combine(jax.tree.unflatten(treedef, leaves), static)
+        core = cell.core()
+        learns[:] = [kind != "nothing" for kind in jax.tree.leaves(algorithm.credits(core))]
+        return jax.tree.leaves(eqx.filter(core, eqx.is_inexact_array)), cell.output(state, x)
+
+    shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    state = jax.eval_shape(lambda leaves: eqx.combine(jax.tree.unflatten(treedef, leaves), static).init_state(), shapes)
+    x = jax.ShapeDtypeStruct((cell.in_size,), jnp.float32)
+    with jax.numpy_dtype_promotion("standard"):
+        program = jax.make_jaxpr(parts)(shapes, state, x).jaxpr
+    if all(learns):
+        return None
+    reads = dependence(program)[:, : len(leaves)]
+    use = np.array([*learns, *[True] * (len(reads) - len(learns))])
+    still = jax.tree.unflatten(treedef, [not flag for flag in np.logical_or.reduce(reads[use])])
+    return jax.tree.map(lambda _, own: own is True, eqx.filter(cell, eqx.is_array), still, is_leaf=lambda v: v is None)
+
+
+def of_algorithms(model):
+    """For every array of the model, whether it is a leaf of an algorithm."""
+    mark = lambda node: jax.tree.map(lambda _: is_algorithm(node), eqx.filter(node, eqx.is_array))
+    return jax.tree.map(mark, model, is_leaf=is_algorithm)
