@@ -12,7 +12,7 @@ from columnar_reference import Reference, Settings
 
 import streamgrad as sg
 from streamgrad import checkpoint
-from streamgrad._cpu.order import computed
+from streamgrad._cpu.order import ordered
 from streamgrad._cpu.ordered_loop import Compiled
 
 KEY = jax.random.key(0)
@@ -804,7 +804,7 @@ def test_a_return_of_a_wrong_shape_or_discount_is_refused():
 def test_a_loop_that_refuses_an_order_does_without(size):
     def run(static, arrays, steps):
         def one(a, x):
-            a = computed(a + static * x)
+            a = ordered(a + static * x)
             return a, a.sum()
 
         return jax.lax.scan(one, arrays, steps)
