@@ -49,7 +49,9 @@ def main() -> None:
     rows = [json.loads(line) for line in path.open()]
     for k in PASSES:
         ratio = np.array([row[f"{k}"] / row["1"] for row in rows])
-        print(f"{k} passes: {np.exp(np.log(ratio).mean()):.3f} of one pass, better on {(ratio < 1).sum()} of {len(rows)}")
+        print(
+            f"{k} passes: {np.exp(np.log(ratio).mean()):.3f} of one pass, better on {(ratio < 1).sum()} of {len(rows)}"
+        )
 
 
 if __name__ == "__main__":

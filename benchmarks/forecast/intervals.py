@@ -65,7 +65,7 @@ def summary(rows: list[dict]) -> None:
                 print(
                     f"{horizon:5}  {'yes' if shift else 'no':6}  {level:5.0%}  {found.mean():8.1%} "
                     f"({found.min():.1%}, {found.max():.1%})  {min(each['finite'] for each in own):6.1%}  "
-                    f"{np.exp(np.log(ratio).mean()):.3f}, {(ratio < 1).sum()} of {len(mine)}  {', '.join(beyond) or '-'}"
+                    f"{np.exp(np.log(ratio).mean()):.3f}, {(ratio < 1).sum()} of {len(mine)}  {' '.join(beyond) or '-'}"
                 )
 
 
