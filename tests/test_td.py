@@ -81,7 +81,7 @@ def columns(case):
     first = sizes["per_stage"]
     net = sg.nn.Constructive(stage_of(s), INPUTS, **sizes, key=jax.random.key(3))
     model = sg.nn.Sequential([net, normalise(first, s), sg.Readout(first, 1, scale=0.0, key=KEY)])
-    optimiser = lambda m: sg.optimisers.rmsprop(m, s.alpha, decay=s.moment, initial=s.start, eps=s.eps)
+    optimiser = sg.optimisers.rmsprop(s.alpha, decay=s.moment, initial=s.start, eps=s.eps)
     return sg.td.TDLambda(model, optimiser, gamma=s.gamma, lam=s.lam)
 
 
@@ -674,7 +674,7 @@ def test_a_long_run_undoes_the_stretch_of_32_steps_at_fault():
 
 @functools.cache
 def rms():
-    return lambda model: sg.optimisers.rmsprop(model, 0.1)
+    return sg.optimisers.rmsprop(0.1)
 
 
 # What is refused.
