@@ -56,8 +56,8 @@ def adamw(
     Returns a function of the model that makes the transformation, as every learner takes it:
     `sg.Learner(model, sg.optimisers.adamw(1e-3), loss=...)`.
 
-    - `learning_rate`: the highest learning rate; it rises linearly over `warmup` updates and, when `updates` is given, falls
-      as a cosine to 0 at the last one;
+    - `learning_rate`: the highest one; it rises linearly over `warmup` updates and, when `updates` is given, falls as a
+      cosine to 0 at the last one;
     - `weight_decay`: of all parameters outside the recurrences, as in AdamW (times the rate); none of what no gradient
       trains.
 
@@ -116,7 +116,8 @@ def fractional(learning_rate: float, fractional_rate: float, *, order: float = 0
 
         w ← w - η g - η_f g |w|^{1-ν} / Γ(2-ν)
 
-    - `learning_rate`: η; `fractional_rate`: η_f; `order`: ν in (0, 1], of the Caputo derivative; with 1 the two terms are one.
+    - `learning_rate`: η; `fractional_rate`: η_f; `order`: ν in (0, 1], of the Caputo derivative; with 1 the two terms
+      are one.
 
     The second term is a step whose size grows with the weight; at a weight of 0 there is none. Chain it behind other
     transformations of the gradient as one would `optax.sgd`.
