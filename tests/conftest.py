@@ -4,6 +4,8 @@ The settings go through `jax.config` and not the environment, so that a test tha
 (the command line, a cold import) runs it as a user does.
 """
 
+import gc
+import os
 import typing
 import zlib
 
@@ -11,11 +13,16 @@ import jax
 import pytest
 from beartype import BeartypeConf, FrozenDict, beartype
 from jaxtyping import install_import_hook
+from quick_flags import FLAGS
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Programs here are compiled more often than they run. What is asserted of them, buffers included, does not change.
 jax.config.update("jax_disable_most_optimizations", True)
+# XLA reads its flags once, with the first device: no process that a test starts gets them.
+with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}")
+    jax.devices()
 
 # Methods are decorated one by one, and there `Self` says nothing that could be checked.
 checked = beartype(conf=BeartypeConf(hint_overrides=FrozenDict({typing.Self: object})))
@@ -31,12 +38,29 @@ def _compiled_once(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_finish():
+    """Tracing makes many objects that live shortly, beside many that stay: look for cycles less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
+QUICK = pytest.StashKey[list]()
+
+
+def pytest_collection_modifyitems(config, items):
     for item in _pairs_seen_before(items):
         item.add_marker(pytest.mark.full)
+    config.stash[QUICK] = [item for item in items if not item.get_closest_marker("full")]
     # Files of few and long tests first: a worker that got one last would go on alone.
     long = ("test_docs", "test_experiments", "test_snap_experiments", "test_compare", "test_learn", "test_unroll")
     items.sort(key=lambda item: item.path.stem not in long)
+
+
+@pytest.fixture
+def quick(request):
+    """The items of a test's file that `make tests` runs, whatever this run has selected."""
+    return [item for item in request.config.stash[QUICK] if item.path == request.path]
 
 
 def _pairs_seen_before(items):

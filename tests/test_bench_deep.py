@@ -28,7 +28,12 @@ def same(a, b, tolerance=1e-5):
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", NAMES)
+LONG = {"block-512"}  # the same program as block-128, larger
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.full) if name in LONG else name for name in NAMES]
+)
 def test_a_row_runs(name):
     result = measure(ROWS[name], rounds=1, steps=32)
     assert all(time["median"] > 0 for time in result["microseconds_a_step"].values())

@@ -5,6 +5,7 @@ A new cell is a row of `ROWS`, a new algorithm a row of `ALGORITHMS`; exceptions
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 
 import definitions
@@ -110,6 +111,7 @@ ROWS = [
     bank("LSTM-blocks", cells.LSTM, **BLOCKS),
     bank("LSTM-columns", cells.LSTM, **COLUMNS, **SPARSE_INPUT),
     bank("LeakyRNN-sparse", cells.LeakyRNN, leak=0.3, **OWN),
+    bank("LinearRNN-sparse", cells.LinearRNN, **OWN),
     bank("IndRNN-tanh", cells.IndRNN, activation=jnp.tanh, spatial={".u": ...}),
     bank("IndRNN-relu", cells.IndRNN, spatial={".u": ...}, **SPARSE_INPUT),
     bank("MinGRU", cells.MinGRU, spatial={}),
@@ -481,3 +483,28 @@ class Conformance:
 for row in ROWS:
     without = {test: None for test, of in vars(Conformance).items() if hasattr(of, "algorithms") and not cases(row, of)}
     globals()[f"Test{row.name}"] = type(f"Test{row.name}", (Conformance,), {"row": row, **without})
+
+
+# What the quick suite leaves to `make test-all` is a pair, never a row or a column.
+
+BASES = {sg.algorithms.Online, cells.UnitCell}
+ELSEWHERE = {sg.BPTT, cells.FeatureColumns}  # in test_a_window_of_bptt and in test_columns
+
+
+def concrete(space, base):
+    """The classes of a public namespace that a user makes."""
+    found = {thing for thing in vars(space).values() if inspect.isclass(thing) and issubclass(thing, base)}
+    return {thing for thing in found if not inspect.isabstract(thing)} - BASES - ELSEWHERE
+
+
+def test_the_quick_suite_compares_every_cell_and_every_algorithm(quick):
+    compared = [item for item in quick if item.originalname == "test_the_gradient_is_the_defined_one"]
+    if len({item.cls for item in quick if item.cls}) < len(ROWS):
+        pytest.skip("only a part of this file was collected")
+    rows = {item.cls.row.name: item.cls.row for item in compared}.values()
+    made = {type(row.make(jax.random.key(0))) for row in rows}
+    assert concrete(cells, cells.Cell) - made == set(), "no row of the quick suite: add one to ROWS"
+    entries = {item.callspec.params["name"] for item in compared}
+    kinds = {type(ALGORITHMS[name].algorithm) for name in entries}
+    assert entries == set(ALGORITHMS)
+    assert concrete(sg.algorithms, sg.algorithms.Algorithm) - kinds == set(), "none of ALGORITHMS in the quick suite"

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from quick_flags import FLAGS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -26,7 +28,7 @@ def script(page: str) -> str:
 
 
 # What is compiled here runs once: as fast to compile as can be.
-SPEEDY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"}
+SPEEDY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": FLAGS}
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -40,16 +42,30 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
+# Pages that take long, of what other tests hold: the driver's pages and those of a newcomer are run by `make test`.
+LONG = {f"docs/{name}.md" for name in ("choose", "columns", "deep", "forecasting", "scale", "second-order")}
+NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES if BLOCK.search(page.read_text("utf-8"))]
+
+
+@pytest.fixture(scope="module")
+def failures(request, tmp_path_factory):
+    """What each page that this run selected fails with: all in one process, which imports and compiles once."""
+    folder = tmp_path_factory.mktemp("pages")
+    chosen = {item.callspec.params["page"] for item in request.session.items if item.name.startswith("test_snippets")}
+    for name in sorted(chosen):
+        place = folder / name.removesuffix(".md")
+        place.mkdir(parents=True)
+        (place / "page.py").write_text(script((ROOT / name).read_text("utf-8")), "utf-8")
+    done = run(str(Path(__file__).parent / "run_pages.py"), *sorted(chosen), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 @pytest.mark.parametrize(
-    "page",
-    [page for page in PAGES if BLOCK.search(page.read_text("utf-8"))],
-    ids=lambda page: page.relative_to(ROOT).as_posix(),
+    "page", [pytest.param(name, marks=pytest.mark.full) if name in LONG else name for name in NAMES]
 )
-def test_snippets_run(page, tmp_path):
-    file = tmp_path / f"{page.stem}.py"
-    file.write_text(script(page.read_text("utf-8")), "utf-8")
-    done = run(str(file), cwd=tmp_path)
-    assert done.returncode == 0, f"{page.relative_to(ROOT)}\n{done.stderr}"
+def test_snippets_run(page, failures):
+    assert not failures[page], f"{page}\n{failures[page]}"
 
 
 def messages() -> list[str]:
@@ -75,15 +91,32 @@ def test_the_faq_quotes_messages_that_exist():
         assert any(re.search(".*".join(parts), message, re.DOTALL) for message in known), quote
 
 
+HELP = """
+import contextlib, io, json, sys
+from streamgrad.cli import main
+
+def asked(command):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            status = main([*command.split(), "--help"])
+        except SystemExit as end:
+            status = end.code
+    return status or 0, out.getvalue()
+
+print(json.dumps({command: asked(command) for command in sys.argv[1:]}))
+"""
+
+
 def test_the_command_line_page_names_the_options_that_exist(tmp_path):
     there = {}
-    for command in ("learn", "fleet", "explain", "bench", "bench algorithms"):
-        done = run("-m", "streamgrad.cli", *command.split(), "--help", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        found = set(re.findall(r"--[a-z][a-z-]*", done.stdout)) - {"--help"}
+    done = run("-c", HELP, "learn", "fleet", "explain", "bench", "bench algorithms", "", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for command, (status, said) in json.loads(done.stdout.splitlines()[-1]).items():
+        assert status == 0, said
+        found = set(re.findall(r"--[a-z][a-z-]*", said)) - {"--help"}
         there[command] = {option for option in found if not option.startswith("--no-")}
-    everywhere = run("-m", "streamgrad.cli", "--help", cwd=tmp_path).stdout
-    there["all"] = set(re.findall(r"^  (--[a-z-]+)", everywhere, re.MULTILINE))
+        if not command:
+            there[command] = set(re.findall(r"^  (--[a-z-]+)", said, re.MULTILINE))
     page = (ROOT / "docs" / "command-line.md").read_text("utf-8")
     learn, _, rest = page.partition("\n## A forecaster for each key")
     assert set(re.findall(r"^\| `(--[a-z-]+)`", learn, re.MULTILINE)) == there["learn"]

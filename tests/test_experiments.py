@@ -92,7 +92,7 @@ def test_credit_over_hops_is_an_influence_cut_off_above_some_layer():
 def test_alignment_is_full_at_the_last_layer_and_with_all_hops():
     xs = jnp.asarray(np.random.default_rng(0).normal(size=(9, 2)))
     loss = lambda model: jnp.sum(jnp.sin(sg.nn.unroll(model, model.init(key=KEY), xs)[1]))
-    found = alignment(deep(3), loss, (0, 1, 2))
+    found = eqx.filter_jit(lambda model: alignment(model, loss, (0, 1, 2)))(deep(3))
     assert set(found) == {"encoder", "1", "2", "3"}
     np.testing.assert_allclose(found["3"]["cosine"], 1)
     assert found["1"]["cosine"] < 1 - 1e-6
@@ -298,10 +298,10 @@ def made_reviews(folder):
 SMALL = ["--quick", "--seeds", "1", "--network.width", "6", "--network.units", "4", "--network.depth", "1"]
 TRAINING = ["--modes", "online", "--training.updates", "2", "--training.batch", "4", "--training.evaluations", "1"]
 OPTIONS = {
-    "copy-memory": ["--quick", "--seeds", "1", "--training.updates", "2"],
+    "copy-memory": ["--quick", "--seeds", "1", "--training.updates", "2", "--modes", "online"],
     "copy-memory-depth": ["--quick", "--seeds", "1", "--training.updates", "2", "--depths", "2"],
     "digits-stream": ["--quick", "--images", "8", "--every", "4", "--modes", "online"],
-    "listops": [*SMALL, *TRAINING, "--expressions", "60"],
+    "listops": [*SMALL, "--modes", "bptt", *TRAINING[2:], "--expressions", "60"],
     "scifar": [*SMALL, *TRAINING],
     "imdb": [*SMALL, *TRAINING],
     "columns-gradient": ["--quick"],
@@ -309,8 +309,13 @@ OPTIONS = {
 }
 
 
+LONG = {"copy-memory-depth"}  # what it measures is in the tests above
+
+
 # One of those that share their code, and that by mode in the tests above, stand for the others.
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.full) if name in LONG else name for name in OPTIONS]
+)
 def test_an_experiment_runs_and_is_reported(name, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))  # the command may add to it
     options = list(OPTIONS.get(name, [*SMALL, *TRAINING]))

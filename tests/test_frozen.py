@@ -88,7 +88,7 @@ def test_adamw_decays_nothing_frozen_in_a_loop_of_your_own():
     model = sg.nn.Sequential([lru(sg.Frozen()), sg.Readout(2, 1, key=KEY, feedback="random")])
     parameters: Any = eqx.filter(model, eqx.is_inexact_array)
     updates: Any
-    optimiser = sg.optimisers.adamw(model, 1e-1)
+    optimiser = sg.optimisers.adamw(1e-1)(model)
     zeros = jax.tree.map(jnp.zeros_like, parameters)
     with jax.numpy_dtype_promotion("standard"):
         updates, _ = optimiser.update(zeros, optimiser.init(parameters), parameters)
@@ -140,7 +140,7 @@ def test_a_parameter_keeps_its_type_under_a_rate_in_float64(dtype, make):
 @pytest.mark.parametrize("make", [sg.optimisers.rmsprop, sg.optimisers.adamw], ids=["rmsprop", "adamw"])
 def test_the_librarys_optimisers_keep_types_too(make):
     model = Plain(jnp.ones((1, 2), jnp.float32))
-    taught = sg.Learner(model, make(model, np.logspace(-3, -2, 2)[0]), loss=sg.losses.mse)
+    taught = sg.Learner(model, make(np.logspace(-3, -2, 2)[0]), loss=sg.losses.mse)
     st, _ = taught.run(taught.init(key=KEY), np.ones((4, 2)), np.full((4, 1), 3.0))
     assert taught.model(st).weight.dtype == jnp.float32
 

@@ -17,52 +17,26 @@ ROOT = PACKAGE.parent.parent
 
 # A module imports from its own layer and from those above it in this list.
 LAYERS = [
-    {
-        "_compile",
-        "_dependence",
-        "_dtypes",
-        "_files",
-        "_loop",
-        "_order",
-        "_owned",
-        "_packing",
-        "_ranks",
-        "_select",
-        "_static",
-        "_words",
-        "structure",
-        "wiring",
-        "cells",
-    },
-    {"_persistent", "_moments"},
-    {"influence", "algorithms"},
-    {"recurrent"},
-    {
-        "_cost",
-        "_growth",
-        "_inference",
-        "_memory",
-        "_scored",
-        "_targets",
-        "_trained",
-        "_trees",
-        "nn",
-        "optimisers",
-        "readout",
-        "losses",
-        "td",
-        "train",
-        "meta",
-        "explain",
-        "check",
-        "estimators",
-        "session",
-    },
-    {"bench", "compare", "data", "checkpoint", "fleet", "sharding", "tasks", "forecast", "experiments"},
-    {"cli", "report"},
+    {"_base"},
+    {"_cpu", "structure", "wiring", "losses"},
+    {"cells", "session"},
+    {"influence"},
+    {"algorithms"},
+    {"recurrent", "readout", "estimators"},
+    {"nn"},
+    {"optimisers"},
+    {"train"},
+    {"td", "meta"},
+    {"inspect"},
+    {"checkpoint", "data"},
+    {"forecast"},
+    {"fleet"},
+    {"sharding"},
+    {"lab"},
+    {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-CORE_RANK = RANK["train"]
+CORE_RANK = RANK["td"]
 CORE_LIBRARIES = {"jax", "equinox", "optax", "jaxtyping", "numpy", "scipy"}
 EXTRA_LIBRARIES = {"cells/_function_pattern.py": {"asdex"}, "checkpoint.py": {"safetensors"}}
 HEAVY = {
@@ -82,6 +56,7 @@ PUBLIC = {
     "nn": """Sequential Parallel Residual Deep Block GatedLinear Dropout RunningMean Normalise Lags GenerateAndTest
              unroll""",
     "optimisers": "adamw recurrent_parameters",
+    "inspect": "explain compare check_gradients flops Explanation Comparison GradientCheck",
 }
 NAMES = [(space, name) for space, names in PUBLIC.items() for name in names.split()]
 CELLS = set(PUBLIC["cells"].split())
@@ -129,6 +104,30 @@ def test_imports_go_one_way(path):
     used = {name.split(".")[1] for name in imports(path) if name.startswith("streamgrad.")}
     for other in sorted(used & RANK.keys()):
         assert RANK[other] <= RANK[here], f"{here} imports {other}, which stands above it"
+
+
+@each_source
+def test_the_lab_stands_on_public_names(path):
+    """Tasks, experiments, reports and benchmarks use what every user has."""
+    if top(path) != "lab":
+        return
+    for name in imports(path):
+        room = name.split(".")[1:]
+        if name.startswith("streamgrad.") and room[0] not in ("lab", "__version__"):
+            assert not [part for part in room if part.startswith("_")], f"{name} is private"
+
+
+def test_rooms_import_each_other_in_no_circle():
+    """Layers may hold several rooms: of those, too, none leads back to itself."""
+    used = {}
+    for path in SOURCES:
+        names = {name.split(".")[1] for name in imports(path) if name.startswith("streamgrad.")}
+        used.setdefault(top(path), set()).update(names & RANK.keys() - {top(path)})
+    done: set[str] = set()
+    while ready := {room for room in used if room not in done and used[room] <= done}:
+        done |= ready
+    left = {room: sorted(used[room] - done) for room in used.keys() - done if not room.startswith("__")}
+    assert not left
 
 
 @each_source

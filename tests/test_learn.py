@@ -14,6 +14,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from quick_flags import FLAGS
 
 from streamgrad import cli
 from streamgrad.forecast import JournalError
@@ -265,7 +266,7 @@ def _process(*arguments, **options):
     command = [sys.executable, "-m", "streamgrad.cli", "learn", *map(str, arguments)]
     cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
     cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return subprocess.Popen(command, text=True, env={**os.environ, **cache}, **options)
+    return subprocess.Popen(command, text=True, env={**os.environ, **cache, "XLA_FLAGS": FLAGS}, **options)
 
 
 def test_live_rows_are_learned_from_as_they_arrive(tmp_path):

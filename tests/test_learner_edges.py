@@ -41,6 +41,7 @@ def assert_same(got, want):
 # Served models and states used again.
 
 
+@pytest.mark.cross
 @pytest.mark.parametrize(
     "serve", [lambda taught, st: sg.inference(taught.model(st)), lambda taught, st: taught.model(st)]
 )

@@ -166,7 +166,7 @@ def analysed_call(compiled, taught, *lead, batch=()):
     return state, compiled.lower(taught.program, state, *arguments).compile().memory_analysis()
 
 
-@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("deep", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_a_learner_is_flat_in_time(deep):
     """But for what `run` returns of every step: a prediction, a loss and a flag."""
     taught, returned = learner(deep=deep), 4 + 4 + 1

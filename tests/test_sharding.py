@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from quick_flags import FLAGS
 
 import streamgrad as sg
 
@@ -150,7 +151,7 @@ print(json.dumps({
 
 
 def started(script, *arguments, devices):
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"--xla_force_host_platform_device_count={devices} {FLAGS}"
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(PACKAGE), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

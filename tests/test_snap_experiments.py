@@ -114,6 +114,7 @@ def bits(model, cell_state, tokens):
     return total / int(asked.sum())
 
 
+@pytest.mark.cross
 @pytest.mark.parametrize("task", [FIXED, OWN], ids=["one length", "own lengths"])
 @pytest.mark.parametrize("learning", ["BPTT", "RTRL"])
 def test_the_gradient_of_a_sequence_is_that_through_time(learning, task):

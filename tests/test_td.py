@@ -12,7 +12,7 @@ from columnar_reference import Reference, Settings
 
 import streamgrad as sg
 from streamgrad import checkpoint
-from streamgrad._cpu.order import computed
+from streamgrad._cpu.order import ordered
 from streamgrad._cpu.ordered_loop import Compiled
 
 KEY = jax.random.key(0)
@@ -81,7 +81,7 @@ def columns(case):
     first = sizes["per_stage"]
     net = sg.nn.Constructive(stage_of(s), INPUTS, **sizes, key=jax.random.key(3))
     model = sg.nn.Sequential([net, normalise(first, s), sg.Readout(first, 1, scale=0.0, key=KEY)])
-    optimiser = lambda m: sg.optimisers.rmsprop(m, s.alpha, decay=s.moment, initial=s.start, eps=s.eps)
+    optimiser = sg.optimisers.rmsprop(s.alpha, decay=s.moment, initial=s.start, eps=s.eps)
     return sg.td.TDLambda(model, optimiser, gamma=s.gamma, lam=s.lam)
 
 
@@ -674,7 +674,7 @@ def test_a_long_run_undoes_the_stretch_of_32_steps_at_fault():
 
 @functools.cache
 def rms():
-    return lambda model: sg.optimisers.rmsprop(model, 0.1)
+    return sg.optimisers.rmsprop(0.1)
 
 
 # What is refused.
@@ -804,7 +804,7 @@ def test_a_return_of_a_wrong_shape_or_discount_is_refused():
 def test_a_loop_that_refuses_an_order_does_without(size):
     def run(static, arrays, steps):
         def one(a, x):
-            a = computed(a + static * x)
+            a = ordered(a + static * x)
             return a, a.sum()
 
         return jax.lax.scan(one, arrays, steps)

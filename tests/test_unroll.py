@@ -80,13 +80,16 @@ def assert_alike(model, tolerance=1e-10, resets=None, dtype=float):
         np.testing.assert_allclose(b, a, rtol=0, atol=tolerance * size, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+in_full = lambda *values: pytest.param(*values, marks=pytest.mark.full)
+
+
+@pytest.mark.parametrize("depth", [in_full(1), 2, 3, in_full(4)])
 def test_a_deep_network(depth):
     model = deep(depth, pooling=depth % 2 == 0, dropout=0.3 if depth > 1 else 0.0)
     assert_alike(model, resets=RESETS if depth > 2 else None)
 
 
-@pytest.mark.parametrize("depth", [1, 4])
+@pytest.mark.parametrize("depth", [1, in_full(4)])
 def test_a_deep_network_in_float32(depth):
     assert_alike(deep(depth, dtype=jnp.float32), 2e-6, dtype=jnp.float32)  # of values of order 1
 
@@ -95,8 +98,8 @@ def test_a_deep_network_in_float32(depth):
     "cell",
     [
         sg.cells.RTU,
-        sg.cells.GRU,
-        functools.partial(sg.cells.LSTM, wiring=sg.wiring.Columns()),
+        in_full(sg.cells.GRU),  # every cell's chunk is compared in test_conformance
+        in_full(functools.partial(sg.cells.LSTM, wiring=sg.wiring.Columns())),
         functools.partial(sg.cells.GRU, reset_before=True, wiring=sg.wiring.Columns()),
     ],
     ids=["rtu", "gru", "lstm", "reset-before"],
@@ -264,8 +267,8 @@ def test_recurrent_parameters_learn_at_half_rate_without_decay():
     ones = jax.tree.map(jnp.ones_like, parameters)
     updates = lambda optimiser, gradient: optimiser.update(gradient, optimiser.init(parameters), parameters)[0]
     with jax.numpy_dtype_promotion("standard"):
-        decay = updates(sg.optimisers.adamw(model, 1e-2, weight_decay=0.1), zero)
-        step = updates(sg.optimisers.adamw(model, 1e-2, weight_decay=0.0), ones)
+        decay = updates(sg.optimisers.adamw(1e-2, weight_decay=0.1)(model), zero)
+        step = updates(sg.optimisers.adamw(1e-2, weight_decay=0.0)(model), ones)
     np.testing.assert_allclose(decay.encoder.weight, -1e-3 * model.encoder.weight)
     assert not jnp.any(decay.blocks[0].recurrent.cell.b_re)
     np.testing.assert_allclose(step.encoder.weight, -1e-2, rtol=1e-6)
@@ -275,7 +278,7 @@ def test_recurrent_parameters_learn_at_half_rate_without_decay():
 def test_the_rate_warms_up_and_falls_as_a_cosine():
     model = deep(1)
     parameters = eqx.filter(model, eqx.is_inexact_array)
-    optimiser = sg.optimisers.adamw(model, 1.0, updates=10, warmup=2, weight_decay=0.0)
+    optimiser = sg.optimisers.adamw(1.0, updates=10, warmup=2, weight_decay=0.0)(model)
     state, sizes = optimiser.init(parameters), []
     for _ in range(10):
         with jax.numpy_dtype_promotion("standard"):
@@ -284,7 +287,7 @@ def test_the_rate_warms_up_and_falls_as_a_cosine():
     cosine = optax.cosine_decay_schedule(1.0, 8)
     np.testing.assert_allclose(sizes, [0, 0.5, *(cosine(t) for t in range(8))], atol=1e-6)
     with pytest.raises(ValueError, match="warmup"):
-        sg.optimisers.adamw(model, 1.0, updates=5, warmup=5)
+        sg.optimisers.adamw(1.0, updates=5, warmup=5)(model)
 
 
 # The learner, streaming and in chunks.

@@ -26,7 +26,7 @@ def make(inputs: int, columns: int, hyper: Hyperparameters, seed: int = 0) -> tu
             sg.Readout(columns, 1, key=key_readout, scale=0),
         ]
     )
-    rmsprop = sg.optimisers.rmsprop(model, hyper.alpha, decay=hyper.beta2, eps=hyper.epsilon)
+    rmsprop = sg.optimisers.rmsprop(hyper.alpha, decay=hyper.beta2, eps=hyper.epsilon)(model)
     return model, sg.td.TDLambda(model, rmsprop, gamma=hyper.gamma, lam=hyper.lambda_)
 
 

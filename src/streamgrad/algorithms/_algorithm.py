@@ -62,6 +62,18 @@ class Algorithm(eqx.Module):
 
     credit: ClassVar[Literal["trace", "carry"]] = "trace"
 
+    def __eq__(self, other: object) -> Any:
+        """Whether both have the same settings; a cell that one was bound to does not count."""
+        return type(self) is type(other) and self._settings == other._settings  # pyright: ignore[reportAttributeAccessIssue]
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._settings))
+
+    @property
+    def _settings(self) -> tuple[Any, ...]:
+        given = (field for field in dataclasses.fields(self) if field.metadata.get("static") and field.repr)
+        return tuple((field.name, getattr(self, field.name)) for field in given)
+
     @property
     def learns(self) -> bool:
         """Whether it has leaves of its own that an optimiser moves; those of any other are held fixed."""

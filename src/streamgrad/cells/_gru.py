@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from .._base.static import Static
 from ..structure import Structure
-from ..wiring import Links
+from ..wiring import Links, Wiring
 from ._cell import Cell
 from ._function_core import FunctionCore, flat_groups
 from ._unit_cell import UnitCell
@@ -61,8 +63,18 @@ class GRU(UnitCell):
     biased = (0, 1, 2)
     unit = property(lambda self: _unit)
 
-    def __init__(self, in_size, units, *, reset_before: bool = False, **options):
-        super().__init__(in_size, units, **options)
+    def __init__(
+        self,
+        in_size: int,
+        units: int,
+        *,
+        key: PRNGKeyArray,
+        reset_before: bool = False,
+        wiring: Wiring | None = None,
+        input_wiring: Wiring | None = None,
+        dtype: Any = None,
+    ):
+        super().__init__(in_size, units, key=key, wiring=wiring, input_wiring=input_wiring, dtype=dtype)
         self.reset_before = reset_before
 
     def core(self):

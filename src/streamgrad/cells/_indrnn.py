@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..wiring import BiasLinks
+from ..wiring import BiasLinks, Wiring
 from ._bank import Link
 from ._unit_cell import UnitCell
 
@@ -35,9 +36,19 @@ class IndRNN(UnitCell):
 
     hears_x = biased = (0,)
 
-    def __init__(self, in_size, units, *, key, activation: Callable = jax.nn.relu, **options):
+    def __init__(
+        self,
+        in_size: int,
+        units: int,
+        *,
+        key: PRNGKeyArray,
+        activation: Callable = jax.nn.relu,
+        wiring: Wiring | None = None,
+        input_wiring: Wiring | None = None,
+        dtype: Any = None,
+    ):
         key, key_u = jax.random.split(key)
-        super().__init__(in_size, units, key=key, **options)
+        super().__init__(in_size, units, key=key, wiring=wiring, input_wiring=input_wiring, dtype=dtype)
         self.activation = activation
         self.u = jax.random.uniform(key_u, (units,), self.bias.dtype)
 

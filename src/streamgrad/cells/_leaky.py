@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
 
+from ..wiring import Wiring
 from ._unit_cell import UnitCell
 
 
@@ -34,10 +37,21 @@ class LeakyRNN(UnitCell):
 
     hears_x = hears_h = biased = (0,)
 
-    def __init__(self, in_size, units, *, leak: float = 0.1, activation: Callable = jnp.tanh, **options):
+    def __init__(
+        self,
+        in_size: int,
+        units: int,
+        *,
+        key: PRNGKeyArray,
+        leak: float = 0.1,
+        activation: Callable = jnp.tanh,
+        wiring: Wiring | None = None,
+        input_wiring: Wiring | None = None,
+        dtype: Any = None,
+    ):
         if not 0 < leak <= 1:
             raise ValueError(f"leak must lie in (0, 1], got {leak}: it is the time step over the time constant.")
-        super().__init__(in_size, units, **options)
+        super().__init__(in_size, units, key=key, wiring=wiring, input_wiring=input_wiring, dtype=dtype)
         self.leak, self.activation = float(leak), activation
 
     @property

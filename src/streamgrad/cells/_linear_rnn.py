@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from jaxtyping import PRNGKeyArray
+
+from ..wiring import Wiring
 from ._unit_cell import UnitCell
 
 
@@ -22,7 +27,16 @@ class LinearRNN(UnitCell):
     hears_x = hears_h = biased = (0,)
     unit = property(lambda self: _unit)
 
-    def __init__(self, in_size, units, **options):
-        super().__init__(in_size, units, **options)
+    def __init__(
+        self,
+        in_size: int,
+        units: int,
+        *,
+        key: PRNGKeyArray,
+        wiring: Wiring | None = None,
+        input_wiring: Wiring | None = None,
+        dtype: Any = None,
+    ):
+        super().__init__(in_size, units, key=key, wiring=wiring, input_wiring=input_wiring, dtype=dtype)
         assert self.weight_h is not None
         self.weight_h = self.weight_h * 0.95

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
 
+from ..wiring import Wiring
 from ._unit_cell import UnitCell
 
 
@@ -35,6 +39,16 @@ class LSTM(UnitCell):
     emits = 1
     unit = property(lambda self: _unit)
 
-    def __init__(self, in_size, units, *, forget_bias: float = 1.0, **options):
-        super().__init__(in_size, units, **options)
+    def __init__(
+        self,
+        in_size: int,
+        units: int,
+        *,
+        key: PRNGKeyArray,
+        forget_bias: float = 1.0,
+        wiring: Wiring | None = None,
+        input_wiring: Wiring | None = None,
+        dtype: Any = None,
+    ):
+        super().__init__(in_size, units, key=key, wiring=wiring, input_wiring=input_wiring, dtype=dtype)
         self.bias = self.bias.at[1].set(forget_bias)

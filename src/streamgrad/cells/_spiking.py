@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
 
+from ..wiring import Wiring
 from ._unit_cell import UnitCell
 
 
@@ -73,10 +76,20 @@ class LIF(UnitCell):
     emits = 1
 
     def __init__(
-        self, in_size, units, *, decay: float = 0.9, threshold: float = 1.0, detach_reset: bool = False, **options
+        self,
+        in_size: int,
+        units: int,
+        *,
+        key: PRNGKeyArray,
+        decay: float = 0.9,
+        threshold: float = 1.0,
+        detach_reset: bool = False,
+        wiring: Wiring | None = None,
+        input_wiring: Wiring | None = None,
+        dtype: Any = None,
     ):
         _check_neuron(decay=decay, threshold=threshold)
-        super().__init__(in_size, units, **options)
+        super().__init__(in_size, units, key=key, wiring=wiring, input_wiring=input_wiring, dtype=dtype)
         self.decay, self.threshold, self.detach_reset = float(decay), float(threshold), detach_reset
 
     @property
@@ -104,18 +117,21 @@ class ALIF(UnitCell):
 
     def __init__(
         self,
-        in_size,
-        units,
+        in_size: int,
+        units: int,
         *,
+        key: PRNGKeyArray,
         decay: float = 0.9,
         threshold: float = 1.0,
         adaptation_decay: float = 0.99,
         adaptation: float = 0.1,
         detach_reset: bool = False,
-        **options,
+        wiring: Wiring | None = None,
+        input_wiring: Wiring | None = None,
+        dtype: Any = None,
     ):
         _check_neuron(decay=decay, threshold=threshold, adaptation_decay=adaptation_decay)
-        super().__init__(in_size, units, **options)
+        super().__init__(in_size, units, key=key, wiring=wiring, input_wiring=input_wiring, dtype=dtype)
         self.decay, self.threshold, self.detach_reset = float(decay), float(threshold), detach_reset
         self.adaptation_decay, self.adaptation = float(adaptation_decay), float(adaptation)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -55,7 +55,7 @@ class UnitCell(Cell):
         key: PRNGKeyArray,
         wiring: Wiring | None = None,
         input_wiring: Wiring | None = None,
-        dtype=None,
+        dtype: Any = None,
     ):
         check_sizes(in_size=in_size, units=units)
         for name, given in (("wiring", wiring), ("input_wiring", input_wiring)):

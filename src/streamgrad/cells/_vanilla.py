@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
 
+from ..wiring import Wiring
 from ._unit_cell import UnitCell
 
 
@@ -32,8 +35,18 @@ class Vanilla(UnitCell):
 
     hears_x = hears_h = biased = (0,)
 
-    def __init__(self, in_size, units, *, activation: Callable = jnp.tanh, **options):
-        super().__init__(in_size, units, **options)
+    def __init__(
+        self,
+        in_size: int,
+        units: int,
+        *,
+        key: PRNGKeyArray,
+        activation: Callable = jnp.tanh,
+        wiring: Wiring | None = None,
+        input_wiring: Wiring | None = None,
+        dtype: Any = None,
+    ):
+        super().__init__(in_size, units, key=key, wiring=wiring, input_wiring=input_wiring, dtype=dtype)
         self.activation = activation
 
     @property

@@ -68,7 +68,7 @@ def ccn(
     - `stage`: how a stage begins and normalises its inputs; `features`: how what the columns show is normalised.
 
         model   = sg.nn.ccn(12, units=20, per_stage=4, every=200_000, key=key)
-        learner = sg.td.TDLambda(model, lambda m: sg.optimisers.rmsprop(m, 1e-3), gamma=0.9, lam=0.99)
+        learner = sg.td.TDLambda(model, sg.optimisers.rmsprop(1e-3), gamma=0.9, lam=0.99)
 
     Reference: Javed, Shah, Sutton & White, 2023 (2302.05326).
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import equinox as eqx
@@ -16,6 +16,9 @@ from jaxtyping import PyTree
 from ..readout import Readout
 from ..recurrent import Recurrent
 from ._trained import trained
+
+#: What makes a transformation for a model.
+OfModel = Callable[[Any], optax.GradientTransformation]
 
 
 def recurrent_parameters(model: Any) -> PyTree[bool]:
@@ -41,18 +44,20 @@ def _moves(model: Any) -> PyTree[bool]:
 
 
 def adamw(
-    model: Any,
-    rate: float,
+    learning_rate: float,
     *,
     updates: int | None = None,
     warmup: int = 0,
     recurrent_factor: float = 0.5,
     weight_decay: float = 0.05,
-) -> optax.GradientTransformation:
+) -> OfModel:
     r"""AdamW in two groups: recurrent parameters learn at `recurrent_factor` times the rate and do not decay.
 
-    - `rate`: the highest learning rate; it rises linearly over `warmup` updates and, when `updates` is given, falls
-      as a cosine to 0 at the last one;
+    Returns a function of the model that makes the transformation, as every learner takes it:
+    `sg.Learner(model, sg.optimisers.adamw(1e-3), loss=...)`.
+
+    - `learning_rate`: the highest one; it rises linearly over `warmup` updates and, when `updates` is given, falls as a
+      cosine to 0 at the last one;
     - `weight_decay`: of all parameters outside the recurrences, as in AdamW (times the rate); none of what no gradient
       trains.
 
@@ -67,25 +72,28 @@ def adamw(
         return optax.linear_schedule(0.0, top, warmup) if warmup else top
 
     label = lambda inside, moves: ("recurrent" if inside else "rest") if moves else "still"
-    labels = jax.tree.map(label, recurrent_parameters(model), _moves(model))
     groups: dict[Hashable, optax.GradientTransformation] = {
-        "recurrent": optax.adam(schedule(rate * recurrent_factor)),
-        "rest": optax.adamw(schedule(rate), weight_decay=weight_decay),
+        "recurrent": optax.adam(schedule(learning_rate * recurrent_factor)),
+        "rest": optax.adamw(schedule(learning_rate), weight_decay=weight_decay),
         "still": optax.set_to_zero(),
     }
-    return optax.multi_transform(groups, lambda _: labels)  # a model is callable, and Optax would call it
+
+    def of(model: Any) -> optax.GradientTransformation:
+        labels = jax.tree.map(label, recurrent_parameters(model), _moves(model))
+        return optax.multi_transform(groups, lambda _: labels)  # a model is callable, and Optax would call it
+
+    return of
 
 
-def rmsprop(
-    model: Any, rate: Any, *, decay: float = 0.9999, initial: float = 1.0, eps: float = 1e-8
-) -> optax.GradientTransformation:
-    r"""RMSProp without bias correction, as columnar networks are trained, the readout at `rate` / features.
+def rmsprop(learning_rate: Any, *, decay: float = 0.9999, initial: float = 1.0, eps: float = 1e-8) -> OfModel:
+    r"""RMSProp without bias correction, as columnar networks are trained, the readout at α / features.
 
-        v ← β v + (1-β) g²        w ← w - α g / (√v + ε)        α = `rate`, in a `sg.Readout` `rate` / its features
+        v ← β v + (1-β) g²        w ← w - α g / (√v + ε)        in a `sg.Readout` α / its features in the place of α
 
-    - `decay`: β; `initial`: v before the first step (1: plain descent at first); `eps`: ε.
+    Returns a function of the model that makes the transformation, as every learner takes it, and asks it again when the
+    model grows: `sg.td.TDLambda(model, sg.optimisers.rmsprop(1e-3), gamma=0.9)`.
 
-    Depends on the model's shapes: give a learner whose model grows `lambda model: rmsprop(model, rate)`.
+    - `learning_rate`: α; `decay`: β; `initial`: v before the first step (1: plain descent at first); `eps`: ε.
 
     Reference: Javed et al., 2023 (2302.05326).
     """
@@ -94,23 +102,22 @@ def rmsprop(
         over = node.weight.shape[1] if isinstance(node, Readout) else 1
         return jax.tree.map(lambda leaf: -1 / over, eqx.filter(node, eqx.is_inexact_array))
 
-    factors = jax.tree.map(factor, model, is_leaf=lambda node: isinstance(node, Readout))
+    def of(model: Any) -> optax.GradientTransformation:
+        factors = jax.tree.map(factor, model, is_leaf=lambda node: isinstance(node, Readout))
+        scale = lambda u, f: None if u is None else u * (f * learning_rate)
+        scaled = lambda updates, _: jax.tree.map(scale, updates, factors, is_leaf=_is_none)
+        return optax.chain(optax.scale_by_rms(decay, eps, initial, eps_in_sqrt=False), optax.stateless(scaled))
 
-    def scaled(updates, _):
-        return jax.tree.map(lambda u, f: None if u is None else u * (f * rate), updates, factors, is_leaf=_is_none)
-
-    return optax.chain(
-        optax.scale_by_rms(decay, eps, initial, eps_in_sqrt=False),
-        optax.stateless(scaled),
-    )
+    return of
 
 
-def fractional(rate: float, fractional_rate: float, *, order: float = 0.9) -> optax.GradientTransformation:
+def fractional(learning_rate: float, fractional_rate: float, *, order: float = 0.9) -> optax.GradientTransformation:
     r"""Gradient descent with a term of fractional order beside the plain one.
 
         w ← w - η g - η_f g |w|^{1-ν} / Γ(2-ν)
 
-    - `rate`: η; `fractional_rate`: η_f; `order`: ν in (0, 1], of the Caputo derivative; with 1 the two terms are one.
+    - `learning_rate`: η; `fractional_rate`: η_f; `order`: ν in (0, 1], of the Caputo derivative; with 1 the two terms
+      are one.
 
     The second term is a step whose size grows with the weight; at a weight of 0 there is none. Chain it behind other
     transformations of the gradient as one would `optax.sgd`.
@@ -129,7 +136,7 @@ def fractional(rate: float, fractional_rate: float, *, order: float = 0.9) -> op
             raise ValueError("fractional weighs the gradient by the parameters: call update(gradient, state, params).")
 
         def one(g, w):
-            return None if g is None else -g * (rate + factor * jnp.abs(w) ** (1 - order))
+            return None if g is None else -g * (learning_rate + factor * jnp.abs(w) ** (1 - order))
 
         return jax.tree.map(one, updates, params, is_leaf=_is_none)
 

@@ -66,7 +66,7 @@ class TDLambda(Shell):
     - `model`: `init(key=) -> carry` and `(carry, x) -> (carry, y)`, y of shape (predictions,); a bank of many
       predictions ("Horde") has a trace for each over what they share, and one for its own row of a last `sg.Readout`;
     - `optimiser`: any Optax transformation, or a function `model -> transformation` for one that depends on the model
-      (asked again when the model grows), such as `lambda model: sg.optimisers.rmsprop(model, 1e-2)`;
+      (asked again when the model grows), such as `sg.optimisers.rmsprop(1e-2)`;
       `sg.Kalman()` in its place makes Kalman temporal differences: the filter's sensitivity is ∂(y_{t-1} - γ_t y_t)/∂θ,
       `lam` must be 0, and `st.trace` holds ∂y_{t-1}/∂θ (Geist & Pietquin, 2010; biased where transitions are random);
     - `gamma`, `lam`: numbers in [0, 1], or one for each prediction; both can be given with every step instead;

@@ -44,6 +44,19 @@ class Shell(abc.ABC):
     def _state(self, program: Program, memory: Memory) -> Any:
         """The state with that memory."""
 
+    def __repr__(self) -> str:
+        program = self._program
+        size = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(self._arrays, program.trained)))
+        parts = [
+            f"{type(self.template).__name__} with {size:,} trained parameters",
+            type(program.rule).__name__,
+            type(program.update).__name__,
+            *([f"update_every={program.every}"] if program.every > 1 else []),
+            *([f"delay={program.delay.steps}"] if program.delay else []),
+            *([f"streams={program.streams}"] if program.streams else []),
+        ]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
     # Public calls.
 
     @property

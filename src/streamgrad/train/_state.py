@@ -6,6 +6,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
@@ -40,6 +41,14 @@ class LearnerState:
 
     def __init__(self, arrays: tuple[Any, ...], packing: Packing):
         self.arrays, self.packing = arrays, packing
+
+    def __repr__(self) -> str:
+        if any(not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer) for leaf in self.arrays):
+            return f"LearnerState({len(self.arrays)} arrays)"
+        if any(leaf.is_deleted() for leaf in self.arrays):
+            return "LearnerState(consumed by a step)"
+        size = sum(leaf.nbytes for leaf in self.arrays)
+        return f"LearnerState(steps={self.steps}, skipped={self.skipped}, {size:,} bytes in {len(self.arrays)} arrays)"
 
     @property
     def memory(self) -> Any:

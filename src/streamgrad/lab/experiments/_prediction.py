@@ -143,8 +143,7 @@ class Crowd:
     def __init__(self, settings: Learners, problem: Problem, name: str, rate: float, steps: int):
         self.settings, self.problem = settings, problem
         self.make = lambda key: settings.model(name, problem.in_size, steps, key)
-        optimiser = lambda model: optimisers.rmsprop(model, rate)
-        self.learner = lambda model: TDLambda(model, optimiser, gamma=problem.gamma, lam=settings.trace)
+        self.learner = lambda model: TDLambda(model, optimisers.rmsprop(rate), gamma=problem.gamma, lam=settings.trace)
         options = compiler_options(batched=True)
         self._run = jax.jit(self._scan, static_argnums=0, donate_argnums=1, compiler_options=options)
 

@@ -107,8 +107,8 @@ class _Trainer:
         self.optimiser = optax.chain(
             optax.clip_by_global_norm(training.clip),
             optimisers.adamw(
-                example, training.rate, updates=training.updates, warmup=warmup, weight_decay=training.weight_decay
-            ),
+                training.rate, updates=training.updates, warmup=warmup, weight_decay=training.weight_decay
+            )(example),
         )
         self._train = jax.tree.map(jnp.asarray, problem.train)
         self._update_all = jax.jit(jax.vmap(self._update, in_axes=(0, None)), donate_argnums=0)

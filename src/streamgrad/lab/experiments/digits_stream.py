@@ -92,7 +92,7 @@ def run(settings: Settings, mode: str, rate: float, tuning: bool, recorder: Reco
         model = settings.network.build(2, 10, mode, pooling=False, key=key_model)
         optimiser = optax.chain(
             optax.clip_by_global_norm(settings.clip),
-            optimisers.adamw(model, rate, warmup=PIXELS, weight_decay=settings.weight_decay),
+            optimisers.adamw(rate, warmup=PIXELS, weight_decay=settings.weight_decay)(model),
         )
         learner = Learner(
             model,
