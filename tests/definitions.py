@@ -70,8 +70,8 @@ def index_of(cell, name):
 
 def drives_of(cell, h, x):
     """(drives, units), from what units hear of the others and the input."""
-    total = [jnp.zeros(cell.units)] * (1 + max((*cell.hears_x, *cell.hears_h)))
-    for name, gates, source in (("weight_x", cell.hears_x, x), ("weight_h", cell.hears_h, h)):
+    total = [jnp.zeros(cell.units)] * (1 + max((*cell.input_gates, *cell.recurrent_gates)))
+    for name, gates, source in (("weight_x", cell.input_gates, x), ("weight_h", cell.recurrent_gates, h)):
         heard = (getattr(cell, name) * source[index_of(cell, name)]).sum(0)
         for slot, gate in enumerate(gates):
             total[gate] = total[gate] + heard[slot]
@@ -188,7 +188,7 @@ def mdgl(layer, cell, problem):
     gradient = np.einsum("tr,trp->tp", found.delta, traces)
     for t in range(1, len(gradient)):
         by_drive = (found.delta[t] @ found.drive[t]).reshape(-1, units)
-        error = sum(by_drive[gate] @ mean[slot] for slot, gate in enumerate(cell.hears_h))
+        error = sum(by_drive[gate] @ mean[slot] for slot, gate in enumerate(cell.recurrent_gates))
         gradient[t] += error @ traces[t - 1][shown * units : (shown + 1) * units]
     return found.named(gradient)
 
@@ -198,7 +198,7 @@ def modprop(layer, cell, problem):
     found, units, shown = parts(cell, *problem), cell.units, type(cell).emits
     traces, (mean,) = eligibility(found), averaged_weights(cell, layer.algorithm.types)
     gradient = np.einsum("tr,trp->tp", found.delta, traces)
-    (gate,) = cell.hears_h
+    (gate,) = cell.recurrent_gates
     for t in range(len(gradient)):
         error = (found.delta[t] @ found.drive[t]).reshape(-1, units)[gate]
         for s in range(1, t + 1):

@@ -191,7 +191,7 @@ def truncated(immediate, dynamics, window):
 
 @dataclasses.dataclass
 class Pattern:
-    """`unit` (rows,): of each state entry; `reads` (units, units): new unit <- old unit; `enters` (units, p):
+    """`unit` (rows,): of each state entry; `reads` (units, units): new unit <- old unit; `parameter_unit` (units, p):
     unit <- parameter."""
 
     unit: np.ndarray

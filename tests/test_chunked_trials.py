@@ -9,7 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from streamgrad.lab.experiments import snap_copy
-from streamgrad.lab.experiments._minibatches import Crowd
+from streamgrad.lab.experiments._minibatches import SeedBatch
 from streamgrad.lab.tasks.copy_curriculum import CopyCurriculum
 
 SEQUENCES = CopyCurriculum(batch=2, first=3, most=5, spread=2)
@@ -17,7 +17,7 @@ SEQUENCES = CopyCurriculum(batch=2, first=3, most=5, spread=2)
 
 def crowd(learning, network="sparse-4-2", **options):
     make = functools.partial(snap_copy.model, "vanilla", network, "own", learning, SEQUENCES)
-    return Crowd(make, SEQUENCES, options.pop("update", "sequence"), **options)
+    return SeedBatch(make, SEQUENCES, options.pop("update", "sequence"), **options)
 
 
 def flat(state, seed):

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from oracles import assert_no_silent_parameter, assert_same, distance, named
 
 import streamgrad as sg
-from streamgrad.influence._in_turn import linearise_in_turn
+from streamgrad.influence._sequential import linearise_sequentially
 from streamgrad.lab.experiments import columns_gradient
 
 KEY = jax.random.key(0)
@@ -336,7 +336,7 @@ def pattern_of_links(cell):
 
 #: A cell, and the layout of SnAp-2 and RTRL on it.
 BANKS = {
-    "GRU": (cells.GRU, 8, drawn(0.05, 3), "Ragged"),
+    "GRU": (cells.GRU, 8, drawn(0.05, 3), "GatheredRows"),
     "LSTM": (cells.LSTM, 5, drawn(0.1, 5), "DenseRows"),
 }
 
@@ -355,7 +355,7 @@ def bank(name):
 def test_a_bank_with_a_drawn_number_of_links_has_the_defined_gradient(name, algorithm, order):
     (cell, padding, at, linear), pattern = bank(name), pattern_of_links(bank(name)[0])
     layer = sg.Recurrent(cell, algorithm)
-    assert type(getattr(layer.algorithm, "layout", None)).__name__ == ("Local" if order == 1 else BANKS[name][3])
+    assert type(getattr(layer.algorithm, "layout", None)).__name__ == ("PerUnit" if order == 1 else BANKS[name][3])
     mask: Any = pattern.mask(order)
     want = linear.gradient(oracles.brute_force(linear.immediate, linear.dynamics, mask))
     got = oracles.online(layer, *at)
@@ -515,7 +515,7 @@ IN_TURN = {
 def test_entries_in_turn_chain_to_the_whole_step(name):
     cell = filled(IN_TURN[name])
     core, state, x = cell.core(), filled(cell.init_state), jnp.ones(IN)
-    whole, turn = core.linearise(state, x), linearise_in_turn(core, state, x)
+    whole, turn = core.linearise(state, x), linearise_sequentially(core, state, x)
     np.testing.assert_allclose(turn.state, whole.state, atol=1e-14)
     number = lambda value: jnp.zeros(UNITS) if value is None else value
     for rows, by_turn in ((whole.own, turn.own), (whole.drive, turn.drive)):
@@ -528,7 +528,7 @@ def test_entries_in_turn_chain_to_the_whole_step(name):
 
 def test_the_output_of_an_lstm_is_made_of_its_new_cell():
     cell = filled(IN_TURN["lstm"])
-    turn = linearise_in_turn(cell.core(), filled(cell.init_state), jnp.ones(IN))
+    turn = linearise_sequentially(cell.core(), filled(cell.init_state), jnp.ones(IN))
     assert [value is not None for value in turn.earlier[1]] == [True]
     assert [value is not None for value in turn.own[1]] == [False, False]
     assert [value is not None for value in turn.drive[1]] == [False, False, False, True]

@@ -433,7 +433,7 @@ class Conformance:
     def test_a_chunk_at_once_is_the_sum_of_its_steps(self, case, name):
         """Exact credit, and credit within each unit; other rules are in test_unroll."""
         layer, order = case.with_weights(name, 0), ALGORITHMS[name].order
-        local = isinstance(getattr(layer.algorithm, "layout", None), influence.Local)
+        local = isinstance(getattr(layer.algorithm, "layout", None), influence.PerUnit)
         if not (local or case.pattern.closed(order)):
             with pytest.raises(TypeError, match="no chunked gradient"):
                 oracles.chunk(layer, *case.problem(0))

@@ -155,14 +155,14 @@ def test_a_source_without_rows_a_ragged_one_and_one_that_is_read_once():
     class Nothing(Source):
         pass
 
-    class Ragged(Sensor):
+    class GatheredRows(Sensor):
         def batches(self, columns):
             yield [[1.0, 2.0], [3.0]]
 
     with pytest.raises(NotImplementedError, match=r"Nothing has no rows: .* defines batches\(self, columns\)"):
         list(Nothing("it", ["y"]).read(["y"]))
     with pytest.raises(SourceError, match=r"after 0 rows has shape .2,., and .rows, 2. was expected"):
-        list(Ragged([]).read(["y", "when"]))
+        list(GatheredRows([]).read(["y", "when"]))
     once = Sensor([cells(ROWS)], once=True, missing=[-200])
     assert sum(map(len, once.read(["y"]))) == 60
     with pytest.raises(SourceError, match="only once"):

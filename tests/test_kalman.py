@@ -214,7 +214,7 @@ def test_recurrent_network_is_a_dense_filter(blocks):
     )
     prior, forget = np.where(inside, 0.1, 0.03), np.where(inside, 0.99, 0.97)
     p = len(inside)
-    unit = jax.tree.map(lambda leaf, u: np.broadcast_to(u, leaf.shape), theta.layers[0].cell, cell.enters())
+    unit = jax.tree.map(lambda leaf, u: np.broadcast_to(u, leaf.shape), theta.layers[0].cell, cell.parameter_unit())
     label = np.concatenate([flat(unit), 100 + np.repeat([0, 1], 5), [100, 101]])
     mask = np.ones((p, p), bool) if blocks == "full" else label[:, None] == label
     vector, P, R = flat(theta), np.diag(prior), np.ones(2)

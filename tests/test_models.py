@@ -174,7 +174,7 @@ def test_inference_predicts_the_same_without_traces():
 def test_layouts_of_a_sparse_influence_agree(kind, n):
     from streamgrad._base.static import Static
     from streamgrad.influence._dense import DenseRows
-    from streamgrad.influence._ragged import Ragged
+    from streamgrad.influence._gathered_rows import GatheredRows
 
     cell = oracles.randomised(kind(IN, 12, wiring=sg.wiring.Sparse(fan_in=1, seed=0), key=KEY), seed=0)
     xs, weights = oracles.problem(cell, STEPS, seed=0)
@@ -182,7 +182,7 @@ def test_layouts_of_a_sparse_influence_agree(kind, n):
     mask = oracles.pattern_of_wiring(cell).mask(n)
     want = linear.gradient(oracles.brute_force(linear.immediate, linear.dynamics, mask))
     layer = sg.Recurrent(cell, sg.SnAp(n=n))
-    for layout in Ragged(n), DenseRows(1, Static(cell.core().structure.reach(n))):
+    for layout in GatheredRows(n), DenseRows(1, Static(cell.core().structure.reach(n))):
         planned = dataclasses.replace(layer.algorithm, layout=layout)
         forced = eqx.tree_at(lambda layer: layer.algorithm, layer, planned, is_leaf=lambda a: a is layer.algorithm)
         assert_same(oracles.online(forced, xs, weights), want)

@@ -20,7 +20,7 @@ import streamgrad as sg
 from streamgrad.cli import main
 from streamgrad.data import SourceError
 from streamgrad.lab.experiments import EXPERIMENTS, RunFolder, forecast, snap_bias, snap_copy
-from streamgrad.lab.experiments._minibatches import Crowd
+from streamgrad.lab.experiments._minibatches import SeedBatch
 from streamgrad.lab.tasks.copy_curriculum import CopyCurriculum
 from streamgrad.lab.tasks.text import BYTES, CHARACTERS, CLASSES, Crops, gzip_bits, ngram_bits, read_text
 
@@ -88,7 +88,7 @@ OWN = CopyCurriculum(batch=3, first=4, most=4, spread=3, lengths="own")
 
 def crowd(learning, update, task=FIXED):
     """One whose update is the gradient itself."""
-    made = Crowd(functools.partial(snap_copy.model, "gru", "sparse-4-2", "own", learning, task), task, update)
+    made = SeedBatch(functools.partial(snap_copy.model, "gru", "sparse-4-2", "own", learning, task), task, update)
     made.optimiser = optax.identity()
     return made
 

@@ -103,7 +103,7 @@ class Fitted(eqx.Module):
 
     @abc.abstractmethod
     def fit(self, carry: Any, target: Shaped[Array, ...]) -> Self:
-        """The module after learning from the target of the last prediction, whose carry is given."""
+        """The readout after one target; wild targets and features are left out."""
 
 
 LONG = 0.9999  # decay of the mean squares by which RLS knows what is wild

@@ -217,7 +217,7 @@ class IndexedLinks(Links):
 
 
 class Wiring(abc.ABC):
-    """A rule that says which sources each unit listens to."""
+    """A rule for the sources of each unit."""
 
     @abc.abstractmethod
     def connect(self, sources: int, units: int, gates: int) -> Links:

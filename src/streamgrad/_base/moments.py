@@ -60,7 +60,7 @@ def advance(
     centred: bool = True,
     apart: float = APART,
 ) -> tuple[Moments, tuple[Array, Array], Bool[Array, " size"]]:
-    """The statistics after one more value, the bounds that it was limited to, and where the start was forgotten.
+    """The statistics after one more value, the bounds of that value, and where the start was forgotten.
 
     `centred=False`: about 0, the mean square in the place of the variance; `apart`: times, instead of `APART`."""
     there, dtype = jnp.isfinite(x), moments.mean.dtype

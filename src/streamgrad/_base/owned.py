@@ -1,4 +1,4 @@
-"""Arrays that belong to the caller, and states whose arrays are gone."""
+"""Arrays of the caller, and states whose arrays are gone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def owned(tree: T) -> T:
-    """The tree with copies of its arrays, which live on when a state that shares them is consumed."""
+    """The tree with copies of its arrays, valid after a state with the same arrays is consumed."""
     copied = lambda leaf: jnp.array(leaf, copy=True) if _is_concrete(leaf) else leaf
     return jax.tree.map(copied, tree)
 

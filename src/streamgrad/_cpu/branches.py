@@ -34,8 +34,8 @@ def after(flag: Bool[Array, ""], tree: PyTree) -> Bool[Array, ""]:
 
 
 def select_bits(flag):
-    """As `select`, by the bits of numbers: within a loop over many entries a mask costs next to nothing, while a flag
-    would stop the loop from being vectorised and a branch would copy what it passes on."""
+    """Choose like `select`, but by the bits of numbers: within a loop over many entries a mask costs next to nothing,
+    while a flag would stop the loop from being vectorised and a branch would copy what it passes on."""
     by_flag = select(flag)
 
     def choose(new, old):

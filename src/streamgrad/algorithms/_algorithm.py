@@ -99,8 +99,8 @@ class Algorithm(eqx.Module):
     # A chunk at once, for frozen weights.
 
     def unroll(self, core: Core, state: PyTree[Array], xs: Array, starts: Starts = None) -> PyTree[Array]:
-        """The states after every step of a chunk, (time, ...), and as their gradient the sum of this algorithm's
-        online gradients from the chunk's start on, without traces: weights are frozen and `state` gets none.
+        """The states after every step of a chunk, (time, ...), without traces. Their gradient is the sum of this
+        algorithm's online gradients from the chunk's start on: weights are frozen and `state` gets none.
 
         `starts`: bool (time,), where a sequence begins anew, with the state it begins from.
 
@@ -111,7 +111,7 @@ class Algorithm(eqx.Module):
     def check_unroll(self, core: Core) -> None:
         """Raise `TypeError` if this algorithm has no chunked gradient on this core."""
         del core
-        if type(self).spread is Algorithm.spread:
+        if type(self).backward_credit is Algorithm.backward_credit:
             raise self._no_chunk()
 
     def _no_chunk(self) -> TypeError:
@@ -120,13 +120,13 @@ class Algorithm(eqx.Module):
             "a time, or choose SnAp(1), RTRL, TBPTT, Spatial, Frozen or BPTT."
         )
 
-    def spread(self, core: Core, before: PyTree, xs: Array, delta: PyTree, starts: Array | None) -> PyTree:
+    def backward_credit(self, core: Core, before: PyTree, xs: Array, delta: PyTree, starts: Array | None) -> PyTree:
         """ε, the credit of each step of a chunk, from δ, dL/ds of each step: see `algorithms/_unroll.py`.
 
         `before`: the state before each step; `starts`: where a sequence begins anew."""
         raise self._no_chunk()
 
-    def credits(self, core: Core) -> PyTree[str]:
+    def gradient_source(self, core: Core) -> PyTree[str]:
         """For each parameter of the core, whether its chunked gradient is through `"time"` (ε I), of the step
         alone, `"now"` (δ I), or `"nothing"`."""
         return everywhere(core, "time")

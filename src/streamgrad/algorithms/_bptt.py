@@ -28,7 +28,7 @@ class BPTT(Algorithm):
         del context
         return Carry(core(carry.state, x), ())
 
-    def spread(self, core, before, xs, delta, starts):
+    def backward_credit(self, core, before, xs, delta, starts):
         return backwards(by_state(core), lambda s, x: (s, x), before, xs, delta, starts)
 
     def traits(self, core):

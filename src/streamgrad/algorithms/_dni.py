@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from ..cells._function_core import from_rows, to_rows
 from ._algorithm import Online
-from ._products import as_gradient, products, traits, wide
+from ._jvp_vjp import as_gradient, products, traits, wide
 
 
 class DNI(Online):

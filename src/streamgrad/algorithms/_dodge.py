@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ._algorithm import Online
-from ._products import TINY, as_gradient, inner, norm, normal, parameters_of, products, scaled, traits, wide
+from ._jvp_vjp import TINY, as_gradient, inner, norm, normal, parameters_of, products, scaled, traits, wide
 
 
 class DODGE(Online):

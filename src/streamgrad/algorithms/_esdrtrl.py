@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from .._base.dtypes import trace_dtype
 from ..influence import own_dynamics
 from ._algorithm import Online
-from ._banks import drive_cotangent, require_bank, weigh
-from ._products import traits, wide
+from ._drives import drive_cotangent, require_bank, weigh
+from ._jvp_vjp import traits, wide
 
 
 class ESDRTRL(Online):

@@ -8,13 +8,13 @@ from typing import Any
 
 import jax
 
-from ..influence import Internal
+from ..influence import StateTraces
 from ._algorithm import Traits
-from ._banks import require_bank
+from ._drives import require_bank
 from ._structured import Structured
 
 
-class Internally(Structured):
+class NoLinkTraces(Structured):
     """Keeps each parameter's effect along its unit's own state, what links say held fixed."""
 
     @property
@@ -23,13 +23,13 @@ class Internally(Structured):
 
     def bind(self, core: Any, state, x):
         require_bank(self, core)
-        return dataclasses.replace(self, layout=Internal())
+        return dataclasses.replace(self, layout=StateTraces())
 
 
-class Filtered(Internally):
-    r"""As `Internally`, and that trace filtered, $\bar\epsilon_t = \kappa\,\bar\epsilon_{t-1} + \epsilon_t$: through a
-    leak above the layer, what it showed in the past still acts on the present. A subclass says which κ; at 0 there is
-    no second trace."""
+class Filtered(NoLinkTraces):
+    r"""Traces like those of `NoLinkTraces`, then filtered, $\bar\epsilon_t = \kappa\,\bar\epsilon_{t-1} + \epsilon_t$:
+    through a leak above the layer, what it showed in the past still acts on the present. A subclass says which κ; at 0
+    there is no second trace."""
 
     @property
     @abc.abstractmethod

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 from .._base.dtypes import trace_dtype
 from .._base.ranks import in_rank
 from ._algorithm import Online
-from ._banks import require_bank, weigh
-from ._products import products, traits
+from ._drives import require_bank, weigh
+from ._jvp_vjp import products, traits
 
 
 class KeRNL(Online):

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from .._base.dtypes import trace_dtype
 from ._algorithm import Online
-from ._banks import dynamics, require_bank
+from ._drives import dynamics, require_bank
+from ._jvp_vjp import TINY, norm, scaled, traits
 from ._kronecker import by_drives, gradient, groups, heard, size
-from ._products import TINY, norm, scaled, traits
 
 
 class KFRTRL(Online):

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from .._base.ranks import in_rank
-from ..influence import Internal
+from ..influence import StateTraces
 from ._algorithm import Online
-from ._banks import drive_cotangent, heard_back, require_bank
-from ._products import traits
+from ._drives import drive_cotangent, heard_back, require_bank
+from ._jvp_vjp import traits
 from ._types import checked_types, said_back
 
 
@@ -47,12 +47,12 @@ class MDGL(Online):
 
     def init(self, core: Any, state, *, key):
         del state, key
-        return Internal().init(core)
+        return StateTraces().init(core)
 
     def advance(self, core: Any, trace, state, x, context):
         del context
         drive = core.linearise(state, x).drive
-        new, now = Internal().advance(core, trace, state, x)
+        new, now = StateTraces().advance(core, trace, state, x)
         before = tuple(rows[core.emits] for rows in trace)
         return new, now, (now, before, drive)
 
@@ -63,7 +63,7 @@ class MDGL(Online):
             heard = heard_back(core, by_drive)
         else:
             heard = said_back(core, checked_types("MDGL", self.types, core.units), by_drive)
-        own = Internal().pullback(core, now, cotangent)
+        own = StateTraces().pullback(core, now, cotangent)
         hop = tuple(
             (in_rank(heard, j.ndim).astype(j.dtype) * j).astype(w.dtype)
             for j, w in zip(before, core.weights, strict=True)

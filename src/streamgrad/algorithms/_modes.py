@@ -15,7 +15,7 @@ from ._algorithm import Algorithm, Carry
 
 
 def check_modes(algorithm: Algorithm, core: Core, state: Any, in_size: int) -> None:
-    """Refuse, by name, an algorithm that needs a derivative in a mode in which the step of this core has none."""
+    """Refuse, by name, an algorithm whose mode of differentiation this core's step does not have."""
     if not isinstance(core, FunctionCore) or core.mode == "both":
         return
 

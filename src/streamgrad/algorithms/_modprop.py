@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from .._base.dtypes import trace_dtype
-from ..influence import Internal
+from ..influence import StateTraces
 from ._algorithm import Online
-from ._banks import drive_cotangent, require_bank
-from ._products import traits
+from ._drives import drive_cotangent, require_bank
+from ._jvp_vjp import traits
 from ._types import averaged, checked_types, members
 
 
@@ -63,7 +63,7 @@ class ModProp(Online):
         del state, key
         count = max(self._types(core)) + 1
         zero = lambda weights: jnp.zeros((count, *weights.shape), trace_dtype(weights.dtype))
-        return Internal().init(core), tuple(zero(weights) for weights in core.weights)
+        return StateTraces().init(core), tuple(zero(weights) for weights in core.weights)
 
     def advance(self, core: Any, trace, state, x, context):
         del context
@@ -76,14 +76,14 @@ class ModProp(Online):
         drive = core.linearise(state, x).drive
         pairs = zip(eligibility, hops, strict=True)
         hops = tuple(to_unit * rows[core.emits][None] + jnp.tensordot(onward, m, 1) for rows, m in pairs)
-        new, eligibility = Internal().advance(core, eligibility, state, x)
+        new, eligibility = StateTraces().advance(core, eligibility, state, x)
         return new, (eligibility, hops), (eligibility, hops, drive)
 
     def pullback(self, core: Any, residual, cotangent: Any):
         eligibility, hops, drive = residual
         (heard,) = [g for link in core.links if link.source == "h" for g in link.drives]
         error = jnp.asarray(members(self._types(core)), core.dtype) @ drive_cotangent(core, drive, cotangent)[heard]
-        own = Internal().pullback(core, eligibility, cotangent)
+        own = StateTraces().pullback(core, eligibility, cotangent)
         far = tuple(
             jnp.tensordot(error.astype(m.dtype), m, 1).astype(w.dtype) for m, w in zip(hops, core.weights, strict=True)
         )

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from .._base.dtypes import trace_dtype
 from ._algorithm import Online
-from ._banks import dynamics, require_bank
 from ._decompositions import qr, svd
+from ._drives import dynamics, require_bank
+from ._jvp_vjp import traits
 from ._kronecker import by_drives, gradient, groups, heard, size
-from ._products import traits
 
 
 class OK(Online):

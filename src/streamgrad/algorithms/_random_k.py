@@ -13,8 +13,8 @@ import numpy as np
 from .._base.dtypes import real_factor, trace_dtype
 from ..influence import immediate, per_unit, unpack
 from ._algorithm import Online
-from ._banks import dynamics, require_bank
-from ._products import traits
+from ._drives import dynamics, require_bank
+from ._jvp_vjp import traits
 
 
 class RandomK(Online):

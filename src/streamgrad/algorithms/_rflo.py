@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._internal import Internally
+from ._internal import NoLinkTraces
 
 
-class RFLO(Internally):
+class RFLO(NoLinkTraces):
     r"""Random feedback local online learning: a trace along each unit's own state, without its links.
 
     $$B_t = \left.\frac{\partial s_t}{\partial s_{t-1}}\right|_{\text{drives}} B_{t-1} + I_t, \qquad

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from .._base.dtypes import real_factor, trace_dtype
 from ..influence import immediate, own_dynamics, per_unit, unpack
 from ._algorithm import Online
-from ._banks import dynamics, require_bank
 from ._decompositions import qr
-from ._products import traits
+from ._drives import dynamics, require_bank
+from ._jvp_vjp import traits
 
 
 class Sketched(Online):

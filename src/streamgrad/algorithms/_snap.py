@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._base.dtypes import real_factor
 from ..cells import Bank
-from ..influence import Local, plan
+from ..influence import PerUnit, plan
 from ._algorithm import instantaneous
 from ._structured import Structured
 
@@ -67,7 +67,7 @@ class SnAp(Structured):
         layout = plan(core, self.n)
         if self.only is None:
             return dataclasses.replace(self, layout=layout)
-        if not isinstance(core, Bank) or not isinstance(layout, Local):
+        if not isinstance(core, Bank) or not isinstance(layout, PerUnit):
             raise TypeError(
                 f"SnAp(n={self.n}, only=...) leaves out traces that belong to one unit each: it needs n=1 and a cell "
                 f"made of drives, got n={self.n} and {type(core).__name__}. Use SnAp(1, only=...), or leave only out."
@@ -102,7 +102,7 @@ class SnAp(Structured):
         through_time = super().pullback(core, trace, cotangent)[1]
         now = instantaneous(core, state, x, cotangent)
         choose = lambda kind, t, n: t if kind == "time" else n
-        return None, jax.tree.map(choose, self.credits(core), through_time, now)
+        return None, jax.tree.map(choose, self.gradient_source(core), through_time, now)
 
     def check_unroll(self, core):
         if self._looks_back(core):
@@ -112,9 +112,9 @@ class SnAp(Structured):
     def _traced(self, core: Any) -> tuple[bool, ...]:
         return tuple(self.only is None or link.name in self.only for link in core.links)
 
-    def credits(self, core: Any):
+    def gradient_source(self, core: Any):
         if self.only is None:
-            return super().credits(core)
+            return super().gradient_source(core)
         kinds = tuple("time" if traced else "now" for traced in self._traced(core))
         return eqx.tree_at(lambda bank: bank.weights, eqx.filter(core, eqx.is_inexact_array), kinds)
 

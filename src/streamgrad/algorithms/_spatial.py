@@ -40,10 +40,10 @@ class Spatial(Online):
         gradient = instantaneous(core, state, x, cotangent)
         return None, jax.tree.map(lambda stop, leaf: leaf * 0 if stop else leaf, core.acts_on_state(), gradient)
 
-    def spread(self, core, before, xs, delta, starts):
+    def backward_credit(self, core, before, xs, delta, starts):
         return delta
 
-    def credits(self, core):
+    def gradient_source(self, core):
         leaves = eqx.filter(core, eqx.is_inexact_array)
         return jax.tree.map(lambda leaf, stop: "nothing" if stop else "now", leaves, core.acts_on_state())
 
@@ -72,10 +72,10 @@ class Frozen(Online):
         del core, residual, cotangent
         return None, None
 
-    def spread(self, core, before, xs, delta, starts):
+    def backward_credit(self, core, before, xs, delta, starts):
         return delta
 
-    def credits(self, core):
+    def gradient_source(self, core):
         return everywhere(core, "nothing")
 
     def traits(self, core):

@@ -9,7 +9,7 @@ from typing import Any
 
 import equinox as eqx
 
-from ..influence import Layout, Local, plan
+from ..influence import Layout, PerUnit, plan
 from ._algorithm import Online, Traits
 from ._unroll import backwards, by_state
 
@@ -49,15 +49,15 @@ class Structured(Online):
         return None, self._bound().pullback(core, residual, cotangent)
 
     def check_unroll(self, core):
-        if not (isinstance(self._bound(), Local) or self._closed(core)):
+        if not (isinstance(self._bound(), PerUnit) or self._closed(core)):
             raise TypeError(
                 f"{type(self).__name__}(n={self.order}) on this cell has no chunked gradient: its open pattern is not "
                 "one pass backwards in time. Run it one step at a time, or choose RTRL(), or SnAp(1) on a cell made of "
                 "drives."
             )
 
-    def spread(self, core: Any, before, xs, delta, starts):
-        if isinstance(layout := self._bound(), Local):
+    def backward_credit(self, core: Any, before, xs, delta, starts):
+        if isinstance(layout := self._bound(), PerUnit):
             return backwards(layout.back, functools.partial(layout.dynamics, core), before, xs, delta, starts)
         return backwards(by_state(core), lambda s, x: (s, x), before, xs, delta, starts)
 

@@ -74,7 +74,7 @@ class TBPTT(Online):
         (_, gradient, _), _ = jax.lax.scan(back, start, (states, inputs), reverse=True)
         return None, eqx.combine(gradient, fixed)
 
-    def spread(self, core, before, xs, delta, starts):
+    def backward_credit(self, core, before, xs, delta, starts):
         back = jax.vmap(by_state(core))
 
         def further(_, terms):

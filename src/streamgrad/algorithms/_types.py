@@ -32,8 +32,9 @@ def members(types: tuple[int, ...]) -> np.ndarray:
 
 
 def averaged(core: Bank, types: tuple[int, ...]) -> list[Float[Array, "gates types types"]]:
-    """For each recurrent link and gate the mean weight from a unit of type β to one of type α, over all pairs,
-    absent links counting as 0: a list over links of (gates, α, β)."""
+    """Mean weights between cell types: for each link and gate the mean from a unit of type β to one of type α. Absent
+    links count as 0: for each link and gate the mean from a unit of type β to one of type α. Absent links count as 0: a
+    list over links of (gates, α, β)."""
     of = members(types)
     counts = of.sum(1)
     means = []
@@ -47,7 +48,7 @@ def averaged(core: Bank, types: tuple[int, ...]) -> list[Float[Array, "gates typ
 
 
 def said_back(core: Bank, types: tuple[int, ...], by_drive: list[Array]) -> Float[Array, " units"]:
-    """The cotangent of what units say, from that of the drives, along averaged weights."""
+    """The cotangent of the units' outputs along averaged weights, from the cotangent of the drives."""
     of = jnp.asarray(members(types), core.dtype)
     links = [link for link in core.links if link.source == "h"]
     total = jnp.zeros(len(of), core.dtype)

@@ -37,7 +37,7 @@ def unroll(algorithm: Any, core: Core, state: PyTree[Array], xs: Array, starts: 
 
     def live(wanted):
         choose = lambda leaf, kind: leaf if kind == wanted else stop(leaf)
-        return eqx.combine(jax.tree.map(choose, parameters, algorithm.credits(core)), fixed)
+        return eqx.combine(jax.tree.map(choose, parameters, algorithm.gradient_source(core)), fixed)
 
     steps = lambda core, xs: jax.vmap(core)(before, xs)
     whole = algorithm.credit == "carry"
@@ -64,7 +64,7 @@ def _joined_bwd(residuals, cotangent, perturbed, pair, algorithm, chunk):
     delta = jax.tree.map(
         lambda like, ct: jnp.zeros_like(like) if ct is None else ct, pair[0], cotangent, is_leaf=lambda x: x is None
     )
-    return algorithm.spread(core, before, xs, delta, starts), delta
+    return algorithm.backward_credit(core, before, xs, delta, starts), delta
 
 
 def _restarted(starts: Starts, before: PyTree[Array]) -> PyTree[Array]:

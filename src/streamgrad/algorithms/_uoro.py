@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ._algorithm import Online
-from ._products import TINY, as_gradient, inner, norm, parameters_of, products, scaled, signs, traits, wide
+from ._jvp_vjp import TINY, as_gradient, inner, norm, parameters_of, products, scaled, signs, traits, wide
 
 
 class UORO(Online):

@@ -17,7 +17,8 @@ from ._function_core import FunctionCore, flat_groups
 
 
 class ByAction(Cell):
-    r"""A cell whose weights are those of the action that was taken: $s_t = f(\sum_k a_k \theta_k,\, s_{t-1}, o_t)$.
+    r"""A cell with weights of its own for each action; a step uses those of the action taken: $s_t = f(\sum_k a_k
+    \theta_k,\, s_{t-1}, o_t)$.
 
     The multiplicative encoding of actions: an action changes what is made of the observation *and* of the past, where
     an action among the inputs (the additive one) only shifts it. Input: the observation and then the action, [o, a],
@@ -44,7 +45,7 @@ class ByAction(Cell):
         one = make(key)
         if not isinstance(one, Cell):
             raise TypeError(f"make(key) must give a cell such as sg.cells.GRU(4, 16, key=key), got {one!r}.")
-        if any((np.asarray(unit) < 0).any() for unit in jax.tree.leaves(one.enters())):
+        if any((np.asarray(unit) < 0).any() for unit in jax.tree.leaves(one.parameter_unit())):
             raise TypeError(
                 f"{type(one).__name__} shows its state through weights of its own, which no action could choose: use a "
                 "cell that shows its state, sg.cells.RTU or GRU, say."
@@ -57,7 +58,7 @@ class ByAction(Cell):
 
     def core(self):
         one = self._first()
-        groups = flat_groups(self, self.enters())
+        groups = flat_groups(self, self.parameter_unit())
         base, (state,) = one.core().structure, jax.tree.leaves(one.init_state())
         entry = base.entry_unit.value
         if jnp.iscomplexobj(state):  # real parts, then imaginary ones
@@ -66,9 +67,9 @@ class ByAction(Cell):
         sizes = Static(np.bincount(groups.value, minlength=base.groups))
         return FunctionCore(self, _step, dataclasses.replace(base, entry_unit=Static(entry), group_sizes=sizes), groups)
 
-    def enters(self):
+    def parameter_unit(self):
         like = jax.tree.structure(eqx.filter(self, eqx.is_inexact_array))
-        return jax.tree.unflatten(like, jax.tree.leaves(self._first().enters()))
+        return jax.tree.unflatten(like, jax.tree.leaves(self._first().parameter_unit()))
 
     def init_state(self):
         return self._first().init_state()

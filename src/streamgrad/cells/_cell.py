@@ -47,8 +47,8 @@ class Core(eqx.Module):
         raise TypeError(f"{type(self).__name__} has no units that could be told apart: {_APART}")
 
     def apart(self, state: PyTree[Array], x: Array, seen: PyTree[Array]) -> PyTree[Array]:
-        """One step in which what the units see of each other is held at `seen`: a new unit depends on its own old
-        state and its own parameters alone. With `seen(state, x)` it is the step itself."""
+        """One step with the units' view of each other held at `seen`: a new unit depends on its own old state and its
+        own parameters alone. With `seen(state, x)` it is the step itself."""
         raise TypeError(f"{type(self).__name__} has no units that could be told apart: {_APART}")
 
     def by_input(self, state: PyTree[Array], x: Array, cotangent: PyTree[Array]) -> Array:
@@ -58,7 +58,8 @@ class Core(eqx.Module):
     @property
     @abc.abstractmethod
     def structure(self) -> Structure:
-        """Which unit reads which, and where each parameter enters."""
+        """The sparsity of a step: the units that each unit reads, and the unit of each parameter. the units that each
+        unit reads, and the unit of each parameter."""
 
     @abc.abstractmethod
     def acts_on_state(self) -> PyTree[bool]:
@@ -96,9 +97,9 @@ class Cell(eqx.Module):
         x = jnp.zeros(self.in_size)
         return eqx.filter_eval_shape(lambda cell: cell.output(cell.init_state(), x), self).shape[0]
 
-    def enters(self) -> PyTree:
-        """For each parameter, the unit it enters: a pytree like the cell of int arrays, each broadcastable
-        to its leaf; -1 for parameters of `output`. Units are the last axis unless a cell says otherwise."""
+    def parameter_unit(self) -> PyTree:
+        """The unit that each parameter belongs to: a pytree like the cell of int arrays, each broadcastable to its
+        leaf; -1 for parameters of `output`. Units are the last axis unless a cell says otherwise."""
         parameters = eqx.filter(self, eqx.is_inexact_array)
         return jax.tree.map(lambda leaf: np.arange(leaf.shape[-1]), parameters)
 

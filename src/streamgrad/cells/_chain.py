@@ -58,7 +58,7 @@ class Chain(Cell):
             x = cell.output(own, x)
         return x
 
-    def enters(self):
+    def parameter_unit(self):
         # The states of early cells are felt by all later ones, and the group of a parameter says which.
         parameters = eqx.filter(
             (*self.cells[:-1], _without_output(self.cells[-1], self.cells[-1])), eqx.is_inexact_array
@@ -84,7 +84,7 @@ def _step(cells, state, x):
 def _without_output(cell: Cell, tree: Any) -> Any:
     """`tree`, shaped like the cell, with None for the parameters of the cell's output."""
     parameters, rest = eqx.partition(tree, lambda leaf: eqx.is_array(leaf) or isinstance(leaf, np.ndarray))
-    kept = jax.tree.map(lambda unit, leaf: None if np.all(unit == -1) else leaf, cell.enters(), parameters)
+    kept = jax.tree.map(lambda unit, leaf: None if np.all(unit == -1) else leaf, cell.parameter_unit(), parameters)
     return eqx.combine(kept, rest)
 
 
@@ -116,7 +116,7 @@ def _chain_pattern(cells: tuple[Cell, ...]) -> tuple[Structure, Static]:
         is_complex = not isinstance(core, FunctionCore) and jnp.iscomplexobj(cell.init_state())
         entry_unit.append(np.tile(structure.entry_unit.value, 2 if is_complex else 1) + units[k])
         place = lambda group, at=groups[k], output=output: np.where(group < 0, output, group + at)
-        group_of.append(jax.tree.map(place, cell.enters()))
+        group_of.append(jax.tree.map(place, cell.parameter_unit()))
 
     last = _without_output(cells[-1], cells[-1])
     group_of[-1] = _without_output(cells[-1], group_of[-1])

@@ -101,7 +101,7 @@ class Function(Cell):
     def output(self, state, x):
         return to_rows(state) if self.output_of is None else self.output_of(self.params, state, x)
 
-    def enters(self):
+    def parameter_unit(self):
         leaves, treedef = jax.tree.flatten(eqx.filter(self.params, eqx.is_inexact_array))
         parts = np.split(self.groups.value, np.cumsum([leaf.size for leaf in leaves])[:-1])
         inside = jax.tree.unflatten(treedef, [p.reshape(leaf.shape) for p, leaf in zip(parts, leaves, strict=True)])
@@ -194,8 +194,8 @@ def _check_apart(step: Seeing, params, state, x):
 
 
 def by_unit(params, state, found: tuple[Structure, Static] | None = None) -> tuple[Structure, Static]:
-    """The structure of units that are the last axis of every array, from patterns of rows and parameters; when these
-    are not known, every unit reads every other one within the step."""
+    """The structure of units along the last axis of every array, from patterns of rows and parameters. When these are
+    not known, every unit reads every other one within the step."""
     theta = eqx.filter(params, eqx.is_inexact_array)
     units = jax.tree.leaves(state)[0].shape[-1]
     number = lambda tree: np.concatenate(

@@ -27,7 +27,7 @@ class Modes(NamedTuple):
 
 
 class Pattern(NamedTuple):
-    """Where ∂s'/∂θ and ∂s'/∂s can be non-zero; None with the reason where that is not known."""
+    """The entries of ∂s'/∂θ and ∂s'/∂s that can be non-zero; None with a reason where unknown."""
 
     of_theta: Bool[np.ndarray, "rows parameters"] | None
     of_rows: Bool[np.ndarray, "rows rows"] | None
@@ -55,7 +55,7 @@ class Analysis:
 
     @functools.cached_property
     def modes(self) -> Modes:
-        """In which modes it can be differentiated.
+        """The modes of differentiation that the function has.
 
         Raises `TypeError` when there is none."""
         tangents = lambda *a: jax.jvp(self.run, a, a)[1]
@@ -76,8 +76,8 @@ class Analysis:
 
     @functools.cached_property
     def pattern(self) -> Pattern:
-        """By asdex, from the step's own program, or that of its derivative where one has a rule of its own: a rule may
-        depend on what the step does not (a surrogate gradient)."""
+        """The pattern that asdex finds in the step's program, or in that of its derivative: a rule may depend on what
+        the step does not (a surrogate gradient)."""
         try:
             import asdex
         except ImportError:
@@ -139,7 +139,7 @@ class Analysis:
         return structure, Static(group.ravel())
 
     def detected(self) -> tuple[Structure, Static] | None:
-        """The structure; None, with a warning that says why, where it is not known."""
+        """The detected structure; None, with a warning, where it is unknown."""
         if self.structure is None:
             warnings.warn(
                 "Function: the pattern of step is not known, so the cell is taken to be dense, every parameter with an "
@@ -182,7 +182,7 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def custom_rule(jaxpr: Any) -> str | None:
-    """The name of a function in a program that has a rule of its own for its derivative; None where none has."""
+    """The name of a function in a program with a derivative rule of its own; None without one."""
     rules = (eqn for eqn in equations(jaxpr) if eqn.primitive.name in ("custom_jvp_call", "custom_vjp_call"))
     return next((str(eqn.params.get("name") or eqn.primitive.name) for eqn in rules), None)
 

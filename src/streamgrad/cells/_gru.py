@@ -58,8 +58,8 @@ class GRU(UnitCell):
 
     reset_before: bool = eqx.field(static=True)
 
-    hears_x = (0, 1, 2)
-    hears_h = (0, 1, 3)
+    input_gates = (0, 1, 2)
+    recurrent_gates = (0, 1, 3)
     biased = (0, 1, 2)
     unit = property(lambda self: _unit)
 
@@ -84,16 +84,18 @@ class GRU(UnitCell):
             self,
             _reset_before,
             _two_stage_structure(self._links_h(), len(self.weight_x)),
-            flat_groups(self, self.enters()),
+            flat_groups(self, self.parameter_unit()),
         )
 
-    def enters(self):
+    def parameter_unit(self):
         """Reset parameters form groups of their own, units..2 units, when they act before the matmul."""
         if not self.reset_before:
-            return super().enters()
+            return super().parameter_unit()
         unit = np.arange(self.units)
         gates = np.stack([unit, unit + self.units, unit])
-        return eqx.tree_at(lambda cell: (cell.weight_x, cell.weight_h, cell.bias), super().enters(), (gates,) * 3)
+        return eqx.tree_at(
+            lambda cell: (cell.weight_x, cell.weight_h, cell.bias), super().parameter_unit(), (gates,) * 3
+        )
 
     def sees(self):
         # An input that opens a reset gate is felt by every reader of that unit, so no finer pattern is claimed.

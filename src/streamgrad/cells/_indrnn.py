@@ -34,7 +34,7 @@ class IndRNN(UnitCell):
     u: Float[Array, " units"]
     activation: Callable = eqx.field(static=True)
 
-    hears_x = biased = (0,)
+    input_gates = biased = (0,)
 
     def __init__(
         self,

@@ -75,7 +75,7 @@ class LaggedRNN(Cell):
 
     def core(self):
         structure = _structure(self._links().edges(), self.units, max(self.lags), self._per_unit())
-        return FunctionCore(self, _step, structure, flat_groups(self, self.enters()))
+        return FunctionCore(self, _step, structure, flat_groups(self, self.parameter_unit()))
 
     def _per_unit(self):
         return sum(leaf.size // self.units for leaf in (self.weight_x, self.weight_h, self.bias))

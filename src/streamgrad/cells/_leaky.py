@@ -35,7 +35,7 @@ class LeakyRNN(UnitCell):
     leak: float = eqx.field(static=True)
     activation: Callable = eqx.field(static=True)
 
-    hears_x = hears_h = biased = (0,)
+    input_gates = recurrent_gates = biased = (0,)
 
     def __init__(
         self,

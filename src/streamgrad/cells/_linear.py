@@ -113,8 +113,8 @@ class LRU(Cell):
         y = re @ self.c_re - im @ self.c_im
         return y if self.d is None else y + self.d * x.astype(self.d.dtype)
 
-    def enters(self):
-        return _output_leaves(super().enters(), ("c_re", "c_im", "d"))
+    def parameter_unit(self):
+        return _output_leaves(super().parameter_unit(), ("c_re", "c_im", "d"))
 
 
 class RTU(Cell):
@@ -182,6 +182,8 @@ class RTU(Cell):
         return reads, np.tile(np.eye(self.units, dtype=bool), (2, 1)), np.zeros_like(passes)
 
 
-def _output_leaves(enters, names):
-    present = [name for name in names if getattr(enters, name) is not None]
-    return eqx.tree_at(lambda cell: [getattr(cell, name) for name in present], enters, [np.array(-1)] * len(present))
+def _output_leaves(parameter_unit, names):
+    present = [name for name in names if getattr(parameter_unit, name) is not None]
+    return eqx.tree_at(
+        lambda cell: [getattr(cell, name) for name in present], parameter_unit, [np.array(-1)] * len(present)
+    )

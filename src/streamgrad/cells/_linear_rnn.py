@@ -24,7 +24,7 @@ class LinearRNN(UnitCell):
     Reference: the dense baseline of Zucchet et al., 2023 (2305.15947).
     """
 
-    hears_x = hears_h = biased = (0,)
+    input_gates = recurrent_gates = biased = (0,)
     unit = property(lambda self: _unit)
 
     def __init__(

@@ -34,7 +34,7 @@ class LSTM(UnitCell):
     Reference: Hochreiter & Schmidhuber, 1997; Gers et al., 2000.
     """
 
-    hears_x = hears_h = biased = (0, 1, 2, 3)
+    input_gates = recurrent_gates = biased = (0, 1, 2, 3)
     entries = 2
     emits = 1
     unit = property(lambda self: _unit)

@@ -21,5 +21,5 @@ class MinGRU(UnitCell):
     Reference: Feng et al., Were RNNs all we needed?, 2024 (2410.01201).
     """
 
-    hears_x = biased = (0, 1)
+    input_gates = biased = (0, 1)
     unit = property(lambda self: _unit)

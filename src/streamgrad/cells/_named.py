@@ -34,7 +34,7 @@ def cell(name: str) -> Any:
 
 def has_links(kind: Any) -> bool:
     """Whether the units of such a cell are linked, so that a wiring says how."""
-    return issubclass(kind, UnitCell) and bool(kind.hears_h)
+    return issubclass(kind, UnitCell) and bool(kind.recurrent_gates)
 
 
 def _letters(name: str) -> str:

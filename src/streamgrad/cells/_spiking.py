@@ -71,7 +71,7 @@ class LIF(UnitCell):
     threshold: float = eqx.field(static=True)
     detach_reset: bool = eqx.field(static=True)
 
-    hears_x = hears_h = biased = (0,)
+    input_gates = recurrent_gates = biased = (0,)
     entries = 2
     emits = 1
 
@@ -111,7 +111,7 @@ class ALIF(UnitCell):
     adaptation: float = eqx.field(static=True)
     detach_reset: bool = eqx.field(static=True)
 
-    hears_x = hears_h = biased = (0,)
+    input_gates = recurrent_gates = biased = (0,)
     entries = 3
     emits = 2
 

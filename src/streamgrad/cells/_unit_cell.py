@@ -26,7 +26,7 @@ def uniform(key, links: Links, gates: int, dtype, gain: float = 1.0) -> Inexact[
 class UnitCell(Cell):
     r"""A cell given by its drives and one function of one unit.
 
-    A subclass names which drives hear the input (`hears_x`), the other units (`hears_h`) and have a bias
+    A subclass names which drives hear the input (`input_gates`), the other units (`recurrent_gates`) and have a bias
     (`biased`), the number of state entries and which of them others see, and writes `unit`.
 
     - `weight_x`: (fan_in of the input, gates, units); `weight_h`: (fan_in, gates, units), absent when no
@@ -41,8 +41,8 @@ class UnitCell(Cell):
     wiring: Wiring = eqx.field(static=True)
     input_wiring: Wiring = eqx.field(static=True)
 
-    hears_x: ClassVar[tuple[int, ...]]
-    hears_h: ClassVar[tuple[int, ...]] = ()
+    input_gates: ClassVar[tuple[int, ...]]
+    recurrent_gates: ClassVar[tuple[int, ...]] = ()
     biased: ClassVar[tuple[int, ...]]
     entries: ClassVar[int] = 1
     emits: ClassVar[int] = 0
@@ -61,14 +61,16 @@ class UnitCell(Cell):
         for name, given in (("wiring", wiring), ("input_wiring", input_wiring)):
             if given is not None and not isinstance(given, Wiring):
                 raise TypeError(f"{name} must be a wiring such as sg.wiring.Dense(), got {given!r}.")
-        if wiring is not None and not self.hears_h:
+        if wiring is not None and not self.recurrent_gates:
             raise TypeError(f"{type(self).__name__} has no links between its units: leave wiring out, got {wiring!r}.")
         dtype = default_dtype(dtype)
         self.in_size, self.units = in_size, units
         self.wiring, self.input_wiring = wiring or Dense(), input_wiring or Dense()
         key_x, key_h = jax.random.split(key)
-        self.weight_x = uniform(key_x, self._links_x(), len(self.hears_x), dtype)
-        self.weight_h = uniform(key_h, self._links_h(), len(self.hears_h), dtype) if self.hears_h else None
+        self.weight_x = uniform(key_x, self._links_x(), len(self.input_gates), dtype)
+        self.weight_h = (
+            uniform(key_h, self._links_h(), len(self.recurrent_gates), dtype) if self.recurrent_gates else None
+        )
         self.bias = jnp.zeros((len(self.biased), units), dtype)
 
     @property
@@ -77,16 +79,16 @@ class UnitCell(Cell):
         raise TypeError(f"{type(self).__name__} does not define `unit`.")
 
     def _links_x(self):
-        return self.input_wiring.connect(self.in_size, self.units, len(self.hears_x))
+        return self.input_wiring.connect(self.in_size, self.units, len(self.input_gates))
 
     def _links_h(self):
-        return self.wiring.connect(self.units, self.units, len(self.hears_h))
+        return self.wiring.connect(self.units, self.units, len(self.recurrent_gates))
 
     def core(self):
-        links = [Link("x", self.hears_x, self._links_x(), "weight_x")]
+        links = [Link("x", self.input_gates, self._links_x(), "weight_x")]
         weights = [self.weight_x]
         if self.weight_h is not None:
-            links.append(Link("h", self.hears_h, self._links_h(), "weight_h", acts_on_state=True))
+            links.append(Link("h", self.recurrent_gates, self._links_h(), "weight_h", acts_on_state=True))
             weights.append(self.weight_h)
         links.append(Link("1", self.biased, BiasLinks(self.units, len(self.biased)), "bias"))
         weights.append(self.bias[None])

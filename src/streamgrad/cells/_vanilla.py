@@ -33,7 +33,7 @@ class Vanilla(UnitCell):
 
     activation: Callable = eqx.field(static=True)
 
-    hears_x = hears_h = biased = (0,)
+    input_gates = recurrent_gates = biased = (0,)
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ WHOLE_LOOPS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_thresho
 
 @dataclasses.dataclass(frozen=True)
 class Where:
-    """Where the results go."""
+    """The folder of the results."""
 
     out: Path | None = None
     """Run folder; `runs/NAME`, or `runs/NAME-quick`, when not given. One that holds the same run is resumed."""
@@ -27,7 +27,7 @@ class Where:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run all trials that are not done yet; say where the results are."""
+    """Run all trials that are not done yet, and name the folder of the results."""
     from ..lab.experiments import EXPERIMENTS, FolderError, RunFolder
 
     name = arguments[0] if arguments else "--help"

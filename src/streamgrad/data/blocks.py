@@ -20,7 +20,7 @@ PATIENCE = 0.2  # seconds for which a live source waits before it says that noth
 
 
 class Origin(abc.ABC):
-    """Where bytes come from. `name` is for messages; `live`: there is no second time."""
+    """The source of bytes. `name` is for messages; `live`: there is no second time."""
 
     name: str
     live: bool

@@ -103,7 +103,7 @@ def _plain(cells: list[str]) -> np.ndarray | None:
 
 
 def cut(text: str) -> int:
-    """Where the last line that has an end ends. A return at the very end may be the first half of its line's end."""
+    """The end of the last complete line. A return at the very end may be the first half of its line's end."""
     size = len(text) - text.endswith("\r")
     return max(text.rfind("\n", 0, size), text.rfind("\r", 0, size)) + 1
 

@@ -15,7 +15,7 @@ class SourceError(ValueError):
 
 
 class CellError(ValueError):
-    """A cell that is not what its column holds. The message names the column, and says what came and was expected."""
+    """A cell whose text does not fit its column. The message names the column, and says what came and was expected."""
 
 
 def shortened(text: str) -> str:
@@ -29,7 +29,7 @@ def at_byte(byte: int | None) -> str:
 
 
 def unknown_column(name: str, columns: Sequence[str], where: str, note: str = "") -> SourceError:
-    """The error for a column that is not there, with the nearest names that are. `note`: a sentence more."""
+    """The error for a missing column, with the nearest names of the table. `note`: a sentence more."""
     if not columns:
         return SourceError(
             f"{where} has no column {name!r}: it has no columns at all. A source of one's own gives its columns to "
@@ -82,7 +82,7 @@ def _advice(value: str, column: str) -> str:
 
 
 def not_utf8(value: bytes, row: int, column: str, where: str, byte: int | None = None) -> SourceError:
-    """The error for bytes that are no text, in a cell where a number belongs."""
+    """The error for a cell of undecodable bytes in a column of numbers."""
     shown = repr(value[:SHOWN])[1:]
     return SourceError(
         f"{where}, data row {row + 1}, column {column!r}: the bytes {shown} are not UTF-8 text. Correct the value, or "

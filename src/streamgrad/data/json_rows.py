@@ -65,7 +65,7 @@ def rows_of(text: str) -> Iterator[Row]:
 
 
 def first_rows(text: str, more: bool, name: str) -> list[str] | None:
-    """The keys of the first rows, in the order in which they come; None where more of the text is needed."""
+    """The keys of the first rows, in order; None where more of the text is needed."""
     rows: list[Row] = []
     try:
         rows.extend(islice(rows_of(text), _ROWS))

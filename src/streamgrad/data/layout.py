@@ -11,7 +11,7 @@ from streamgrad.data.errors import SourceError
 
 @dataclass(frozen=True)
 class Layout:
-    """How a text file is laid out, where that is not to be guessed. See `open_source`."""
+    """The layout of a text file, as far as it is given instead of guessed. See `open_source`."""
 
     columns: tuple[str, ...] | None = None
     skip_lines: int = 0
@@ -31,7 +31,7 @@ class Layout:
             raise SourceError("comment '': every line begins so; name what comments begin with, such as '#'.")
 
     def refuse(self, name: str, what: str) -> None:
-        """Raise `SourceError` where any of it is given for what is no CSV."""
+        """Raise `SourceError` for a layout given with a source that is no CSV."""
         given = [option for option in ("columns", "skip_lines", "comment", "delimiter") if getattr(self, option)]
         if given:
             raise SourceError(f"{name} is {what}, and {', '.join(given)} is for CSV: leave it out.")

@@ -1,4 +1,4 @@
-"""One rule for what is a number, what is missing and how a number is written, whatever the format."""
+"""One rule for numbers and missing values in every format, and for how a number is written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def alone(values: Any) -> Iterable[Any]:
 
 
 class Numbers:
-    """From a cell to a float: `numbers(text)` for text, `numbers.of(value)` for any Python value.
+    """Turns a cell into a float: `numbers(text)` for text, `numbers.of(value)` for any Python value.
 
     A missing value becomes NaN. Spaces around a number count for nothing. Digits in groups (`1_000`) are no number.
 
@@ -79,7 +79,7 @@ class Numbers:
             raise ValueError(f"{value!r} is not a number") from None
 
     def without(self, batch: np.ndarray) -> np.ndarray:
-        """The array, with NaN where a number stands that was declared to mean missing."""
+        """The array, with NaN in the place of numbers declared as missing."""
         return np.where(np.isin(batch, self.values), np.nan, batch) if self.values.size else batch
 
 

@@ -98,7 +98,7 @@ def _again(damage: Damage) -> Blocks:
 
 
 def find_header(text: str, more: bool, name: str, layout: Layout) -> Header | None:
-    """The names of the columns and where the rows begin; None where more of the text is needed to tell."""
+    """The names of the columns and the start of the rows; None where more of the text is needed."""
     whole, at, delimiter = text[: cut(text)] if more else text, 0, layout.delimiter
     for line in range(layout.skip_lines):
         if at >= len(whole) and not more:

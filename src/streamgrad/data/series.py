@@ -21,7 +21,8 @@ from streamgrad.data.source import Source
 
 @dataclass(frozen=True)
 class Series:
-    """Where a series lies, what is usually forecast in it, and its period in rows."""
+    """A bundled series: its place, its usual target, and its period in rows. its place, its usual target, and its
+    period in rows."""
 
     name: str
     package: str

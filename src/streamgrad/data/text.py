@@ -28,7 +28,7 @@ Error = Callable[[int | None], SourceError]
 
 
 class Piece(NamedTuple):
-    """Whole records, in the text that they were cut from, which begins at `byte`."""
+    """Whole records, cut from a text that begins at `byte`."""
 
     records: list[Any]
     text: str

@@ -70,7 +70,7 @@ def _decoded(blocks: Blocks, name: str) -> Blocks:
 
 
 def unpacker(start: bytes, suffix: str = "") -> Callable[[Blocks], Blocks] | None:
-    """What unpacks a file that begins so; None where it is not packed.
+    """The decompressor for these first bytes; None for plain data.
 
     gzip, bzip2 and xz go through the standard library, zstd, lz4 and brotli through PyArrow.
     """

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from ..algorithms import Algorithm
-from ..algorithms._products import normal, scaled
+from ..algorithms._jvp_vjp import normal, scaled
 from ..readout import Readout
 from ._estimator import Estimator
 

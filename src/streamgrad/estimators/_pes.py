@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from ..algorithms._products import normal, scaled
+from ..algorithms._jvp_vjp import normal, scaled
 from ._estimator import Estimator
 
 

@@ -13,7 +13,7 @@ ADVICE = 'Sort the rows of each key, or give Fleet(late="skip") to leave such ro
 
 
 class Clocks:
-    """Refuses, or counts, rows whose time is not after that of their key's last row.
+    """Refuses, or counts, rows at or before the time of their key's last row.
 
     - `late`: `"refuse"` or `"skip"`; `count`: rows skipped before;
     - `advice`: what to do about a refused row, for the message.

@@ -240,8 +240,9 @@ class Forecasters:
         self._store.delete(names)
 
     def figures(self) -> Iterator[tuple[Key, dict[str, Any]]]:
-        """Of each key: `rows`, `scored`, `missing`, `changes`, `warnings`, and for each measure its errors, in the
-        order of `methods`; NaN where there is none yet. Read from the store, those of changed keys written before."""
+        """Figures of each key: `rows`, `scored`, `missing`, `changes`, `warnings`, and for each measure its errors,
+        in the order of `methods`; NaN where there is none yet. Read from the store, those of changed keys written
+        before."""
         self._write()
         for key, found in self._store.figures():
             yield key, {name: _numbers(value) for name, value in found.items()}

@@ -53,7 +53,7 @@ def shapes(tree: Any) -> dict[str, str]:
 
 
 def difference(was: Description, now: Description) -> str | None:
-    """The first thing that differs, in words; None where all is the same."""
+    """The first difference, in words; None where all is the same."""
     for part in now:
         old, new = was.get(part, {}), now[part]
         for name in [*new, *(name for name in old if name not in new)]:

@@ -54,7 +54,7 @@ class Summary(NamedTuple):
         return {name: _median(some[:, k]) for k, name in enumerate(self.methods)}
 
     def won(self) -> dict[str, int]:
-        """At how many keys each method has the least error."""
+        """The number of keys at which each method has the least error."""
         some = np.where(np.isnan(self.errors[self.order]), np.inf, self.errors[self.order])
         best = np.bincount(some.argmin(axis=1), minlength=len(self.methods))
         return {name: int(best[k]) for k, name in enumerate(self.methods)}
@@ -76,8 +76,9 @@ class Summary(NamedTuple):
                 lines.writerow([key, *(figures[name] for name in counts), len(figures["changes"]), *errors])
 
     def plot(self, fleet: Forecasters, path: str | os.PathLike[str] | None = None, *, title: str = "") -> Any:
-        """Errors of all keys, and the newest rows of the best, the middle and the worst one, as a Matplotlib figure;
-        with `path`, written there too."""
+        """A Matplotlib figure: errors of all keys, and the newest rows of the best, the middle and the worst one. With
+        `path`, it is written there too. errors of all keys, and the newest rows of the best, the middle and the worst
+        one. With `path`, it is written there too."""
         from matplotlib.figure import Figure
 
         chosen = self.middle()

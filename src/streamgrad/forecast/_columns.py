@@ -59,7 +59,7 @@ class Columns:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Of each column: "number", "class", "count", "event", "category" or "time"."""
+        """The kind of each column: "number", "class", "count", "event", "category" or "time"."""
         numbers, targets = len(self.features) + len(self.known), [self.outcome] * len(self.targets)
         times = () if self.time is None else ("time",)
         return (*targets, *["number"] * numbers, *["category"] * len(self.categorical), *times)
@@ -95,8 +95,9 @@ class Columns:
         return rows
 
     def row(self, given: Mapping[Any, Any] | Sequence[Any] | np.ndarray | float) -> list[float]:
-        """A row of numbers from what has names (a mapping, a row of a data frame, a named tuple), from values in the
-        order of `names`, from a row of an array whose columns `names` are the numbers of, or from the one value."""
+        """A row of numbers, from any form that a row may have. It comes from a mapping, a row of a data frame, a named
+        tuple, values in the order of `names`, a row of an array whose columns `names` are the numbers of, or the one
+        value."""
         given = named_row(given)
         if isinstance(given, Mapping):
             if lacking := [name for name in self.names if name not in given]:

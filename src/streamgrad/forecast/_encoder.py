@@ -57,7 +57,7 @@ class Encoded(NamedTuple):
 
 
 class Encoder:
-    """Encode rows whose first column is the target and whose others are features.
+    """Encodes rows of a target (the first column) and features.
 
     **Arguments:**
 

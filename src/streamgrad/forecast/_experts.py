@@ -153,7 +153,7 @@ class Learning:
         return build(self.expert, self.parts, key=key)
 
     def trained(self, arrays: PyTree) -> tuple[PyTree, PyTree]:
-        """The arrays that are learned, and those that are not."""
+        """The arrays that are learned, and the others."""
         mask = jax.tree.map(lambda leaf: self.expert.learns == "kalman", arrays)
         mask = eqx.tree_at(lambda m: m.weight, mask, True)
         return eqx.partition(arrays, mask)

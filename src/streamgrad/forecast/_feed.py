@@ -57,7 +57,7 @@ def late_row(source: Source, row: int, what: str) -> RowError:
 
 
 def ahead_of(forecaster: Forecaster, rows: np.ndarray) -> np.ndarray:
-    """The known columns of the row `horizon` later, for each row; NaN where that one is not among these."""
+    """The known columns of the row `horizon` later, for each row; NaN where that row has not come."""
     columns = forecaster.columns
     k, first = len(columns.known), len(columns.targets) + len(columns.features)
     later = rows[forecaster.horizon :, first : first + k]
@@ -65,7 +65,7 @@ def ahead_of(forecaster: Forecaster, rows: np.ndarray) -> np.ndarray:
 
 
 def with_ahead(forecaster: Forecaster, batches: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Rows with the known columns of the row `horizon` later; at last those of which that row has not come, with None.
+    """Rows with the known columns of the row `horizon` later, and at the end None in their place.
 
     Without known columns rows pass as they come; else they wait for what comes `horizon` rows later."""
     columns, h = forecaster.columns, forecaster.horizon

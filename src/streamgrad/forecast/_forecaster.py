@@ -270,7 +270,7 @@ class Forecaster:
         return [f"{name}: {warning}" for name, target in named for warning in target.learner.warnings()]
 
     def scores(self) -> Any:
-        """Errors of the forecaster and of all that stands beside it, of the rows that were scored so far.
+        """Errors of the forecaster and of all methods beside it, over the rows scored so far.
 
         A dictionary, or a list of them for several targets: `rows`, `half` (rows before the second half), `nrmse`,
         `nrmse_half` (of the second half), `mae`, `mase`, `median` (of absolute errors), each by method, `intervals`

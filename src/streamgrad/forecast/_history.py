@@ -17,8 +17,9 @@ CHANGES = 64  # newest alarms
 
 
 class History:
-    """`state` (a dictionary of arrays) has the newest rows, and for each block of rows the sums of squared errors (or
-    log losses) and the weights of the experts at its end."""
+    """The newest rows, and sums of errors for blocks of all rows, for pictures of a long stream. `state` (a dictionary
+    of arrays) has the newest rows, and for each block of rows the sums of squared errors (or log losses) and the
+    weights of the experts at its end."""
 
     def __init__(self, methods: int, experts: int):
         self.state: dict[str, np.ndarray] = {

@@ -46,7 +46,7 @@ class Net:
             raise ValueError(f"learning_rate must be at least 0, got {self.learning_rate}.")
 
     def expert(self, learns: str) -> Expert:
-        """As an expert that learns by "adam", "kalman" or not at all ("frozen")."""
+        """An expert that learns by "adam", by "kalman", or not at all ("frozen")."""
         if self.algorithm.lower() == "frozen":
             learns = "frozen"
         return Expert(

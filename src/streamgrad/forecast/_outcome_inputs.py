@@ -25,7 +25,7 @@ WILD = 10.0  # a count beyond so many times m + 3 √m + 1, with m the running m
 
 
 class OutcomeInputs:
-    """Encode rows whose first column is the outcome (of classes its code) and whose others are features.
+    """Encodes rows of an outcome (the first column; a class by its code) and features.
 
     - `kind`: "event", "count" or "class"; `columns`: of a row; `horizon`: rows ahead; `period`: rows in a season.
 

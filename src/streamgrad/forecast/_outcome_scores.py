@@ -53,7 +53,7 @@ def poisson_loss(count: np.ndarray, rate: np.ndarray) -> np.ndarray:
 
 
 def rarity(code: np.ndarray, probabilities: Float[np.ndarray, "n classes"]) -> np.ndarray:
-    """-log₁₀ of the probability of the class that came or of one that was no more probable."""
+    """-log₁₀ of the probability of this class or of one at most as probable."""
     out = np.full(len(code), np.nan)
     for t in np.flatnonzero(np.isfinite(code) & np.isfinite(probabilities).any(axis=1)):
         p = np.nan_to_num(probabilities[t])
@@ -62,7 +62,7 @@ def rarity(code: np.ndarray, probabilities: Float[np.ndarray, "n classes"]) -> n
 
 
 def count_rarity(count: np.ndarray, rate: np.ndarray) -> np.ndarray:
-    """-log₁₀ of the Poisson probability of a count that was no more probable than the one that came."""
+    """-log₁₀ of the Poisson probability of this count or of one at most as probable."""
     out = np.full(len(count), np.nan)
     for t in np.flatnonzero(np.isfinite(count) & np.isfinite(rate)):
         lower, upper = sorted((float(count[t]), _opposite(float(count[t]), float(rate[t]))))

@@ -152,11 +152,11 @@ class PathTarget(OfNumbers):
 
     @property
     def scores(self) -> Scores:
-        """Of one row ahead."""
+        """The scores of one row ahead."""
         return self.each[0]
 
     def intervals_found(self) -> list[dict[str, float]]:
-        """Of one row ahead."""
+        """Coverage and scores of the intervals one row ahead."""
         return covered(self.coverage[0], self.levels)
 
     def found(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def look_again(row: int, window: int) -> int:
 
 
 def autocorrelation(changes: Float[np.ndarray, " n"], size: float, lags: int) -> Float[np.ndarray, " lags"]:
-    """Of changes clipped at 5 sizes, at lags 0, 1, ... `lags`."""
+    """The autocorrelation of changes, clipped at 5 sizes, at lags 0, 1, ... `lags`."""
     n = len(changes)
     x = np.clip(changes, -5 * size, 5 * size) / size
     x = x - x.mean()

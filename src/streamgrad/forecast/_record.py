@@ -71,7 +71,7 @@ class Record(Pass):
 
     @property
     def checkpoints(self) -> Path:
-        """Their folder."""
+        """The folder of the checkpoints."""
         return self.folder / "checkpoints"
 
     @property

@@ -97,8 +97,9 @@ class Forecasts:
         return Forecast(self.value[row], *each, found)
 
     def columns(self) -> dict[str, np.ndarray]:
-        """By name: `row`, `truth`, each method's forecast *for* the row, ends of intervals, `surprise`, `changed`, and
-        `ahead`, the newest forecast, with its interval. Of several targets each name ends with that of its target."""
+        """The columns by name: `row`, `truth`, each method's forecast *for* the row, ends of intervals, `surprise`,
+        `changed`, and `ahead`, the newest forecast, with its interval. Of several targets each name ends with that of
+        its target."""
         targets, methods, levels, first = self._names
         out: dict[str, np.ndarray] = {"row": np.arange(first, first + len(self))}
         for name, said in zip(targets, self._said, strict=True):

@@ -202,7 +202,8 @@ class Target(OfNumbers):
         cover(self.coverage, self.levels, truth, ends, value)
 
     def intervals_found(self) -> list[dict[str, float]]:
-        """For each level: share of truths within, share of finite intervals, mean interval score."""
+        """Coverage, finite share and interval score for each level: share of truths within, share of finite intervals,
+        mean interval score."""
         return covered(self.coverage, self.levels)
 
     def restart(self) -> None:
@@ -251,7 +252,8 @@ def cover(total: np.ndarray, levels: Sequence[float], truth: np.ndarray, ends: n
 
 
 def covered(total: np.ndarray, levels: Sequence[float]) -> list[dict[str, float]]:
-    """For each level: share of truths within, share of finite intervals, mean interval score."""
+    """The rows inside and the rows scored, for each level: share of truths within, share of finite intervals, mean
+    interval score."""
     found = []
     share = lambda part, whole: part / whole if whole else float("nan")
     for level, (asked, there, hits, score) in zip(levels, total.tolist()):

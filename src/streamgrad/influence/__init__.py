@@ -6,13 +6,13 @@ from .._base.static import Static
 from ..cells import Bank, Core, FunctionCore
 from ..cells._function_core import Seeing
 from ..wiring import BlockLinks
-from ._apart import Apart as Apart
 from ._dense import DenseRows as DenseRows
 from ._function import Columnwise
+from ._gathered_rows import GatheredRows as GatheredRows
 from ._layout import Layout as Layout
-from ._local import Internal as Internal, Local as Local, own_dynamics as own_dynamics
 from ._packed import immediate as immediate, per_unit as per_unit, unpack as unpack
-from ._ragged import Ragged as Ragged
+from ._per_unit import PerUnit as PerUnit, StateTraces as StateTraces, own_dynamics as own_dynamics
+from ._per_unit_function import PerUnitFunction as PerUnitFunction
 
 #: Time of a gathered multiply-add over one inside a matrix product, measured on CPUs.
 GATHER_COST = 10
@@ -25,7 +25,7 @@ def plan(core: Core, n: int | None) -> Layout:
     """
     if isinstance(core, FunctionCore):
         if n == 1 and isinstance(core.step, Seeing):
-            return Apart()
+            return PerUnitFunction()
         return Columnwise(core.structure.horizon() if n is None else n)
     if not isinstance(core, Bank):
         raise TypeError(
@@ -34,7 +34,7 @@ def plan(core: Core, n: int | None) -> Layout:
         )
     structure = core.structure
     if n == 1 or structure.diagonal():
-        return Local()
+        return PerUnit()
     recurrent = [link.links for link in core.links if link.source == "h"]
     sizes = {links.size if isinstance(links, BlockLinks) else None for links in recurrent}
     if len(sizes) == 1 and (size := sizes.pop()) is not None:
@@ -46,7 +46,7 @@ def plan(core: Core, n: int | None) -> Layout:
 
 
 def _cheaper(core: Bank, n: int) -> Layout:
-    ragged = Ragged(n)
+    ragged = GatheredRows(n)
     reach = core.structure.reach(n)
     dense = DenseRows(1, None if reach.all() else Static(reach))
     if reach.mean() > 0.5:

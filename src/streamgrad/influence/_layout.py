@@ -39,8 +39,7 @@ class Layout(abc.ABC, Generic[C]):
         """Floating-point operations of one update of J, real ones."""
 
     def temporaries(self, core: C) -> int:
-        """Bytes of J that a step needs beside the old one, which it overwrites: a product cannot be formed in
-        place."""
+        """Bytes of temporaries of a step beside J: a product cannot be formed in place."""
         return self.nbytes(core)
 
     def nbytes(self, core: C) -> int:

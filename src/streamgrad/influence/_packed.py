@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Inexact
 
 from ..cells import Bank, Linear
-from ._local import gates
+from ._per_unit import gates
 
 
 def per_unit(core: Bank) -> int:

@@ -53,7 +53,7 @@ class _Learner(Cell):
 
 
 class LMS(_Learner):
-    r"""A representation that learns so that LMS on it learns well: the columns of `cell`, and readout weights w.
+    r"""A representation trained for the learning of an LMS readout on it: the columns of `cell`, and readout weights w.
 
         h_t = columns(θ, h_{t-1}, x_t)        y_t = ⟨w_{t-1}, h_t⟩        w_t = w_{t-1} + α (target_t - y_t) h_t
 

@@ -75,8 +75,8 @@ class Sequential(eqx.Module):
         return None
 
     def grow(self, carry, *, key: PRNGKeyArray):
-        """The model in which every layer that can grow (`sg.nn.Constructive`) has grown by a stage, with its carry;
-        the layers behind it are widened to its new outputs.
+        """The model after every layer that can grow has grown by a stage, with its carry. Layers that can grow are
+        `sg.nn.Constructive`; the layers behind one are widened to its new outputs.
 
         Raises `TypeError` when no layer can grow, or one behind it cannot be widened."""
         if not grows(self):

@@ -1,4 +1,4 @@
-"""A layer that has learned what it will ever learn."""
+"""A layer that learns nothing any more."""
 
 from __future__ import annotations
 

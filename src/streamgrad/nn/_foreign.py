@@ -1,4 +1,4 @@
-"""What may stand in a model beside recurrent layers, and what to do with what may not."""
+"""Checks of the layers beside recurrent ones in a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INSTEAD = {
 
 
 def check_layer(place: str, layer: Any) -> None:
-    """Raise `TypeError` for a layer that a model cannot call, naming its `place` and what to do."""
+    """Raise `TypeError` for a layer that a model cannot call, by its `place`. The message says what to do."""
     kind = layer.__name__ if isinstance(layer, type) else type(layer).__name__
     if isinstance(layer, Cell):
         raise TypeError(f"{place} is a cell: give it an algorithm, sg.Recurrent(cell, sg.SnAp(1)).")

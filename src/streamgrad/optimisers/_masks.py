@@ -19,15 +19,16 @@ def is_algorithm(node) -> bool:
 
 
 def fitted(model):
-    """For every array of the model, whether it fits itself."""
+    """A mask over the model's arrays: whether each fits itself. whether each fits itself."""
     is_fitted = lambda node: isinstance(node, Fitted)
     mark = lambda node: jax.tree.map(lambda _: is_fitted(node), eqx.filter(node, eqx.is_array))
     return jax.tree.map(mark, model, is_leaf=is_fitted)
 
 
 def untrained(model):
-    """For every array of the model, whether no optimiser moves it: it fits itself, is fixed, belongs to an algorithm
-    that learns nothing itself, or gets no gradient (a frozen recurrence, fixed feedback)."""
+    """A mask over the model's arrays: whether no optimiser moves each: whether no optimiser moves each: it fits itself,
+    is fixed, belongs to an algorithm that learns nothing itself, or gets no gradient (a frozen recurrence, fixed
+    feedback)."""
     is_own = lambda node: isinstance(node, Fitted | Fixed) or (is_algorithm(node) and not node.learns)
     is_part = lambda node: is_own(node) or isinstance(node, Recurrent | Readout)
     arrays = lambda node: eqx.filter(node, eqx.is_array)
@@ -40,17 +41,18 @@ def untrained(model):
             fixed = node.feedback == "random" and eqx.is_array(node.feedback_weight)
             return eqx.tree_at(lambda m: m.feedback_weight, marks, True) if fixed else marks
         marks = eqx.tree_at(lambda m: m.algorithm, marks, mark(node.algorithm), is_leaf=lambda leaf: leaf is None)
-        still = frozen_leaves(node)
-        return marks if still is None else eqx.tree_at(lambda m: m.cell, marks, still)
+        frozen = frozen_leaves(node)
+        return marks if frozen is None else eqx.tree_at(lambda m: m.cell, marks, frozen)
 
     return jax.tree.map(mark, model, is_leaf=is_part)
 
 
 def frozen_leaves(layer: Recurrent):
-    """For every array of the layer's cell, whether its algorithm gives it no gradient and the cell's output does not
-    read it either; None when there is no such algorithm."""
+    """A mask over the cell's arrays: whether neither the algorithm nor the cell's output gives each a gradient. None
+    when there is no such algorithm. whether neither the algorithm nor the cell's output gives each a gradient. None
+    when there is no such algorithm."""
     cell, algorithm = layer.cell, layer.algorithm
-    if type(algorithm).credits is Algorithm.credits:
+    if type(algorithm).gradient_source is Algorithm.gradient_source:
         return None
     parameters, static = eqx.partition(cell, eqx.is_inexact_array)
     leaves, treedef = jax.tree.flatten(parameters)
@@ -59,7 +61,7 @@ def frozen_leaves(layer: Recurrent):
     def parts(leaves, state, x):
         cell = eqx.combine(jax.tree.unflatten(treedef, leaves), static)
         core = cell.core()
-        learns[:] = [kind != "nothing" for kind in jax.tree.leaves(algorithm.credits(core))]
+        learns[:] = [kind != "nothing" for kind in jax.tree.leaves(algorithm.gradient_source(core))]
         return jax.tree.leaves(eqx.filter(core, eqx.is_inexact_array)), cell.output(state, x)
 
     shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
@@ -71,11 +73,12 @@ def frozen_leaves(layer: Recurrent):
         return None
     reads = dependence(program)[:, : len(leaves)]
     use = np.array([*learns, *[True] * (len(reads) - len(learns))])
-    still = jax.tree.unflatten(treedef, [not flag for flag in np.logical_or.reduce(reads[use])])
-    return jax.tree.map(lambda _, own: own is True, eqx.filter(cell, eqx.is_array), still, is_leaf=lambda v: v is None)
+    frozen = jax.tree.unflatten(treedef, [not flag for flag in np.logical_or.reduce(reads[use])])
+    return jax.tree.map(lambda _, own: own is True, eqx.filter(cell, eqx.is_array), frozen, is_leaf=lambda v: v is None)
 
 
 def of_algorithms(model):
-    """For every array of the model, whether it is a leaf of an algorithm."""
+    """A mask over the model's arrays: whether each is a leaf of an algorithm. whether each is a leaf of an
+    algorithm."""
     mark = lambda node: jax.tree.map(lambda _: is_algorithm(node), eqx.filter(node, eqx.is_array))
     return jax.tree.map(mark, model, is_leaf=is_algorithm)

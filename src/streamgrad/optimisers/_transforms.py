@@ -22,15 +22,15 @@ OfModel = Callable[[Any], optax.GradientTransformation]
 
 
 def recurrent_parameters(model: Any) -> PyTree[bool]:
-    """For each parameter of the model, whether it learns inside a recurrence: a parameter of a `sg.Recurrent`'s cell
-    that enters a unit, and not one of the cell's output (an LRU's ν, θ, γ and B; not C and D). One that no gradient
-    trains, as under `sg.Frozen()`, does not."""
+    """A mask over the model's parameters: whether each learns inside a recurrence: whether each learns inside a
+    recurrence: a parameter of a `sg.Recurrent`'s cell that enters a unit, and not one of the cell's output (an LRU's ν,
+    θ, γ and B; not C and D). One that no gradient trains, as under `sg.Frozen()`, does not."""
 
     def mark(node):
         if not isinstance(node, Recurrent):
             return jax.tree.map(lambda leaf: False, eqx.filter(node, eqx.is_inexact_array))
         parameters = eqx.filter(node, eqx.is_inexact_array)
-        inside = jax.tree.map(lambda leaf, unit: not np.all(unit == -1), parameters.cell, node.cell.enters())
+        inside = jax.tree.map(lambda leaf, unit: not np.all(unit == -1), parameters.cell, node.cell.parameter_unit())
         return eqx.tree_at(lambda layer: layer.cell, jax.tree.map(lambda leaf: False, parameters), inside)
 
     inside = jax.tree.map(mark, model, is_leaf=lambda node: isinstance(node, Recurrent))

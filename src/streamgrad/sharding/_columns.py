@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec as P
 
 from ..cells import Bank
-from ..influence import DenseRows, Layout, Ragged, per_unit, unpack
+from ..influence import DenseRows, GatheredRows, Layout, per_unit, unpack
 from ..recurrent import Recurrent
 from ..train import Learner
 from ._mesh import AXIS, row
@@ -25,7 +25,7 @@ class Columns(Layout[Bank]):
     Only the gradient, as large as the weights, is gathered. The last axis of J is padded to a multiple of the devices.
     """
 
-    inner: DenseRows | Ragged
+    inner: DenseRows | GatheredRows
     mesh: Mesh
 
     def _each(self, function, arguments, out):
@@ -90,7 +90,7 @@ def columns(learner: Learner, mesh: Mesh) -> Learner:
 
     def split(node: Any) -> Any:
         layout = getattr(node.algorithm, "layout", None) if is_layer(node) else None
-        if not isinstance(layout, DenseRows | Ragged):
+        if not isinstance(layout, DenseRows | GatheredRows):
             if is_layer(node):
                 found.append(type(node.algorithm).__name__)
             return node

@@ -31,7 +31,7 @@ class Parts(NamedTuple):
 
 
 class Form:
-    """Of a memory, all that is not an array, and how its arrays are packed: static, compared by content, hashed once.
+    """The static part of a memory, and the packing of its arrays: static, compared by content, hashed once.
 
     `next_growth_step`: the step before which the model is to grow; None: never.
     """
@@ -170,7 +170,7 @@ class TDState:
         return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True) if id(leaf) in read else leaf, arrays)
 
     def tree_flatten_with_keys(self):
-        """As a pytree it has its parts, however they are kept."""
+        """The parts of the state as a pytree, however they are kept."""
         keys = map(jax.tree_util.GetAttrKey, Parts._fields)
         return tuple(zip(keys, self.memory, strict=True)), None
 

@@ -41,7 +41,7 @@ class Blocks:
 
     @functools.cached_property
     def classes(self) -> tuple[np.ndarray, ...]:
-        """For each size of block, the parameters of its blocks: int (blocks, size)."""
+        """The parameters of the blocks, grouped by the size of a block: int (blocks, size)."""
         order = np.argsort(self.block.value, kind="stable")
         blocks = np.split(order, np.flatnonzero(np.diff(self.block.value[order])) + 1)
         sizes = sorted({len(block) for block in blocks})
@@ -95,7 +95,7 @@ class Blocks:
             )
 
     def before(self, old: Blocks) -> np.ndarray:
-        """For each parameter its number among the old ones; -1 where it is new.
+        """The old number of each parameter; -1 for a new one.
 
         Parameters are the same where path and index are; of a leaf that has grown, the leading entries are old."""
         known = np.full(self.parameters, -1)
@@ -112,7 +112,7 @@ class Blocks:
         return known
 
     def sources(self, old: Blocks) -> tuple[np.ndarray, ...]:
-        """For each entry of the new arrays of blocks, its place among those of the old ones; -1 where it is new."""
+        """The old place of each entry of the new blocks; -1 for a new one."""
         known = self.before(old)
         block, column, row, first = (np.empty(old.parameters, int) for _ in range(4))
         offset = total = 0
@@ -185,7 +185,7 @@ def _units(model) -> dict[str, tuple[str, np.ndarray]]:
     for path, node in tree_leaves_with_path(model, is_leaf=is_layer):
         if isinstance(node, Recurrent):
             inside = (*path, GetAttrKey("cell"))
-            for leaf, unit in tree_leaves_with_path(node.cell.enters()):
+            for leaf, unit in tree_leaves_with_path(node.cell.parameter_unit()):
                 if not np.any(unit == -1):
                     found[keystr((*inside, *leaf))] = keystr(path), np.asarray(unit)
         elif is_layer(node) and node.weight.ndim == 2:

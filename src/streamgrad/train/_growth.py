@@ -25,7 +25,7 @@ def grown(model: Any, carry: PyTree, streams: int | None, key: PRNGKeyArray) -> 
 
 
 def overlaid(fresh: PyTree, old: PyTree) -> PyTree:
-    """`fresh` with what `old` holds at the same place, in the leading entries of a leaf that has grown."""
+    """The tree `fresh` with the values of `old` at the same paths, in the leading entries of larger leaves."""
     by_path = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
 
     def lay(path, new):

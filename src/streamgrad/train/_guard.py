@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Guard(abc.ABC):
-    """Decides which steps are learned from, which streams start anew, and how one array is chosen over another."""
+    """Decides which steps are learned from, which streams start anew, and how arrays are chosen."""
 
     #: Steps between two looks; 1: every step is looked at.
     stretch: int
@@ -34,11 +34,11 @@ class Guard(abc.ABC):
 
     @abc.abstractmethod
     def choose(self, flag: Array) -> Callable[[Array, Array], Array]:
-        """A function (new, old) -> array that takes the new one where the flag is set."""
+        """A function (new, old) -> array; it takes the new one where the flag is set."""
 
     @abc.abstractmethod
     def anew(self, broken: Array, reset: Any) -> Any:
-        """The streams that start anew with this step; None where none ever can."""
+        """The streams that start anew with this step; None for none ever."""
 
     @abc.abstractmethod
     def sound(self, loss: Array, given: Bool[Array, ""], gradient: PyTree) -> Bool[Array, ""]:

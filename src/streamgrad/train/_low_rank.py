@@ -52,8 +52,8 @@ def informed(
     cap: Float[Array, " parameters"],
     learned: Bool[Array, ""],
 ) -> LowRank:
-    """The covariance after rows of R^-½ H, forgetting within the bounds of `cap`; as it was where nothing is learned,
-    or where what is learned cannot be squared."""
+    """The covariance after rows of R^-½ H, with forgetting within the bounds of `cap`. It stays as it was where nothing
+    is learned, or where what is learned cannot be squared."""
     rank, floor = len(covariance.factor), jnp.finfo(cap.dtype)
     both = jnp.concatenate([covariance.factor, rows])
     gram = both @ both.T

@@ -31,7 +31,7 @@ class MixtureState(NamedTuple):
 
 
 class MixtureOutput(NamedTuple):
-    """Of one step.
+    """The output of one step.
 
     - `prediction`: the mixture, of shape (*outputs,); `experts`: what each learner predicted, (learners, *outputs);
     - `weights`: of the experts in the weighted mean, (learners, *outputs);
@@ -100,7 +100,7 @@ class Mixture:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the forecasters."""
+        """The names of the forecasters."""
         return tuple(self.forecasters)
 
     def init(self, *, key: PRNGKeyArray, like: tuple[Any, Any] | None = None) -> MixtureState:

@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ..estimators import Differentiate, Estimator
 from ..nn import next_growth_step, restarted
-from ..optimisers._trained import split, still, trained
+from ..optimisers._trained import frozen, split, trained
 from ._carries import states_only
 from ._delay import Delay
 from ._evidence import Evidence, Finding
@@ -116,7 +116,7 @@ class Program:
         return self.update.price(state, self.streams or 1), sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     def is_open(self, memory: Memory) -> bool:
-        """Whether a memory has all that depends on shapes which only a step tells."""
+        """Whether a memory has all buffers whose shapes only a step tells."""
         late, at_once = self.delay is None or memory.pending != (), self.window is None or memory.window != ()
         return late and at_once and self.update.is_sized(memory.update)
 
@@ -245,7 +245,7 @@ class Program:
             return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(y)), None
 
         one = lambda leaf: jax.ShapeDtypeStruct(leaf.shape if self.streams is None else leaf.shape[1:], leaf.dtype)
-        return still(summed, parameters, *jax.tree.map(one, (carry, x)))
+        return frozen(summed, parameters, *jax.tree.map(one, (carry, x)))
 
     def _over_streams(self, predict, parameters):
         one = lambda carry, x: predict(parameters, carry, x)

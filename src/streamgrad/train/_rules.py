@@ -46,7 +46,7 @@ class Rule(abc.ABC):
         raise TypeError(f"{type(self).__name__} cannot leave out a signal: leave delay and windows out.")
 
     def numbers(self, y: Any, signal: Any) -> Any:
-        """What parts of a model that fit themselves see of a signal; None where a rule has nothing for them."""
+        """The signal as seen by parts of the model that fit themselves; None for rules without one."""
         del y, signal
 
     def forget(self, memory: Any, fault: Array, clear: Callable[[Array], Array]) -> Any:
@@ -111,7 +111,8 @@ class Predicted(NamedTuple):
 
 
 class TemporalDifference(Rule):
-    """δ_t = c_t + γ_t y_t - y_{t-1}, of a signal (cumulant, γ, λ); where γ or λ is None it is that of the rule."""
+    """The temporal difference δ_t = c_t + γ_t y_t - y_{t-1} of a signal (cumulant, γ, λ). Where γ or λ is None it is
+    that of the rule."""
 
     def __init__(self, gamma: Any, lam: Any, predictions: int):
         self.gamma, self.lam, self.predictions = gamma, lam, predictions

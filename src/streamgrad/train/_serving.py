@@ -24,7 +24,7 @@ def inference(model: M) -> M:
 
 
 def serving(model: M) -> M:
-    """As `inference`, with the very arrays of the model."""
+    """The model of `inference`, with the very arrays of the model given."""
     return jax.tree.map(_serving, model, is_leaf=lambda node: isinstance(node, Recurrent | Dropout))
 
 

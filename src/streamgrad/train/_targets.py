@@ -63,7 +63,7 @@ def numbers(prediction: PyTree, target: PyTree) -> PyTree:
 
 
 def has_entry(leaf: Array) -> Bool[Array, ...]:
-    """For each entry of a typed target whether it was given."""
+    """Whether each entry of a typed target was given."""
     return leaf >= 0 if jnp.issubdtype(leaf.dtype, jnp.integer) else jnp.isfinite(leaf)
 
 

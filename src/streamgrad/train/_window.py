@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, PyTree
 from .._base.select import select
 from .._cpu.branches import after, when
 from ..nn import unroll
-from ..optimisers._trained import still
+from ..optimisers._trained import frozen
 from ._evidence import Evidence, Finding
 from ._streams import mean
 from ._targets import missing_value
@@ -84,7 +84,7 @@ class Window:
 
         (loss, there), slope = jax.value_and_grad(objective, has_aux=True)(ys)
         summed = lambda parameters: (sum(jnp.sum(leaf) for leaf in jax.tree.leaves(run(parameters))), None)
-        untouched = still(summed, parameters)
+        untouched = frozen(summed, parameters)
         evidence = Evidence(
             Finding(there, loss, slope), ys, None, True, lambda slope: pull(slope)[0], untouched=untouched
         )

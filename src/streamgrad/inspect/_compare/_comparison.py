@@ -9,8 +9,8 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Gradient:
-    """Of the online gradient and BPTT's, over all parameters of the cell, for each seed: the cosine, and the ratio of
-    norms."""
+    """The agreement of the online gradient with BPTT's, over all parameters of the cell, for each seed: the cosine, and
+    the ratio of norms."""
 
     cosines: tuple[float, ...]
     ratios: tuple[float, ...]

@@ -46,7 +46,7 @@ class Runs(NamedTuple):
     microseconds: list[float]
 
     def best(self) -> Best:
-        """By the mean over seeds; a rate at which one is not finite is the worst."""
+        """The best rate by the mean over seeds; a rate with a non-finite seed is the worst."""
         mean = {rate: float(np.mean(each)) if np.isfinite(each).all() else np.inf for rate, each in self.losses.items()}
         rate = min(mean, key=lambda rate: mean[rate])
         return Best(rate, tuple(self.losses[rate]), len(mean) > 1 and rate in (min(mean), max(mean)))

@@ -29,7 +29,7 @@ class Mark(NamedTuple):
 
 
 def parsed(name: str) -> Mark | None:
-    """The mark that a name stands for; None for a name that somebody else gave."""
+    """The mark that a name stands for; None for any other name."""
     prefix, *rest = name.split(":")
     if prefix != _PREFIX or len(rest) != 5:
         return None
@@ -54,8 +54,8 @@ def _mark(name: str):
 
 
 class Marked(Algorithm):
-    """An algorithm that does what `inner` does and names the ends of its steps. The tag is part of the layer's tree
-    structure, so that nothing compiled before stands in for a marked step."""
+    """An algorithm that wraps `inner` and names the ends of its steps. The tag is part of the layer's tree structure,
+    so that nothing compiled before stands in for a marked step."""
 
     inner: Algorithm
     tag: str = eqx.field(static=True)

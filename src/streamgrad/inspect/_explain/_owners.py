@@ -10,7 +10,7 @@ Values = tuple[Node, ...]
 
 
 class Signature(NamedTuple):
-    """What two steps have to share so that one may go on where the other left off: the layer, the weights, and the
+    """The identity of a step, equal for two steps of which one may continue the other: the layer, the weights, and the
     axes that the layer does not know of."""
 
     tag: str
@@ -71,7 +71,7 @@ class Owners:
         return Group(tuple(map(one, group.values)), group.states)
 
     def altered(self, call: Call) -> list[Node]:
-        """The carried values before a step that are not, each for itself, what a step of the layer left there."""
+        """The carried values that are not, one by one, what a step of the layer left there."""
         group = self.carry(call)
         wrong = []
         for base in self._bases(group):

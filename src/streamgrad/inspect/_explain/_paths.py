@@ -1,4 +1,4 @@
-"""Where the derivative of each trained leaf goes within a step and from step to step, and where it is lost.
+"""The ways of the derivative of each trained leaf, within a step and from step to step.
 
 Every value has, for each trained leaf that it depends on, the ways in which it does: `NOW`, by a derivative of the
 present step that `jax.grad` of the step sees whole, or by a `Cause`, a path whose credit is not, or not surely, the
@@ -153,7 +153,7 @@ class Paths(Plain):
             pass
 
     def at(self, nodes: list[Node]) -> Ways:
-        """By which ways these values depend on which leaves."""
+        """The ways by which these values depend on each leaf."""
         return join(*(self._ways[node] for node in nodes))
 
     def begun(self, values: dict[Node, Any], fresh: dict[str, list[Any]]) -> Ways:

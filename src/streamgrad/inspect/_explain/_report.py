@@ -51,7 +51,7 @@ class ParameterReport:
 
 @dataclasses.dataclass(frozen=True)
 class UpdateReport:
-    """How a learner's parameters are moved, and what that costs.
+    """The update of a learner's parameters, and its cost.
 
     - `name`: of the update; `parameters`: how many it moves; `bytes`: of its state, as allocated;
     - `blocks`: of a filter's covariance, (how many, of how many parameters); `numbers`: that say the covariance;
@@ -78,7 +78,7 @@ class Explanation:
 
     @property
     def others(self) -> dict[str, tuple[str, ...]]:
-        """For each parameter outside of the layers, by path, where its gradient is spoiled: () if it is exact."""
+        """The spoiled gradients of parameters outside of the layers, by path: () if it is exact."""
         return {each.path: each.feeds for each in self.parameters}
 
     @property

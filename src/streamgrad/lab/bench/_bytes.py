@@ -29,7 +29,7 @@ def _recurrent(carry: Any) -> list[Carry]:
 
 
 def allocated(model: Any, streams: int | None = None) -> int:
-    """Parameters, which the streams share, and all that each stream carries."""
+    """Bytes of the parameters, which streams share, and of all carried arrays."""
     return _nbytes(eqx.filter(model, eqx.is_array)) + _nbytes(eqx.filter_eval_shape(carries, model, streams))
 
 

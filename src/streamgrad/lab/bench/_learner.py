@@ -125,7 +125,7 @@ def deviation(optimiser: optax.GradientTransformation, every: int = 1, through: 
 
 
 def beside_by_hand(rule: str, every: int = 1, through: bool = False):
-    """What makes the programs of a row, and what checks that they learn the same."""
+    """Makes the programs of a row, and a check that they learn the same."""
     optimiser = {"SGD": optax.sgd(RATE), "Adam": optax.adam(RATE)}[rule]
     options: dict[str, Any] = {"update_every": every} if every > 1 else {}
 

@@ -65,7 +65,7 @@ def online(layer: Recurrent, steps: int) -> Program:
 
 
 def streams(layer: Recurrent, count: int, steps: int) -> Program:
-    """As `online`, for a batch of streams that share the weights. Time for a step of all of them."""
+    """The program of `online` for a batch of streams with shared weights. Time for a step of all of them."""
     xs = jax.random.normal(jax.random.key(1), (steps, count, layer.cell.in_size))
     parameters, static = eqx.partition(layer, eqx.is_inexact_array)
 

@@ -40,7 +40,7 @@ def by_size(algorithm: Algorithm, kind: Callable[..., Cell]) -> Callable[[int], 
 
 
 def slope(kind: Callable[..., Cell]) -> Callable[[dict[str, float]], float]:
-    """Of log time over log parameters."""
+    """The slope of log time over log parameters."""
 
     def fit(times):
         count = lambda units: sum(leaf.size for leaf in jax.tree.leaves(kind(32, units, key=KEY)))

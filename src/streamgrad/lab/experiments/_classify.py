@@ -40,8 +40,8 @@ class Shared:
 
 
 def problem(splits: Splits) -> Problem:
-    """The cross-entropy of the label at every step, from the mean of all features so far; the score is whether the
-    answer after the last step is right. Padding is left out."""
+    """Classification at every step, from the mean of all features so far, scored by the last answer. The loss is the
+    cross-entropy of the label at every step. Padding is left out."""
     first = splits.train
 
     def encode(x):

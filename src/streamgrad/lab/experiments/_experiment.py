@@ -11,7 +11,7 @@ Row = dict[str, Any]
 
 @runtime_checkable
 class Recorder(Protocol):
-    """Where a trial writes its results and keeps its state, and tells how far it is."""
+    """The place of a trial's results and kept state, and the display of its progress."""
 
     def write(self, seed: int, step: int, split: str, *, final: bool = False, **values: Any) -> None:
         """One row of results: metrics, and `depth=`, `layer=`, `credit=` where these are not the trial's."""

@@ -66,7 +66,7 @@ class RunFolder:
         return trial.name in self.header["done"]
 
     def recorder(self, trial: Trial, show: Callable[[int, int, str], None]) -> _Recorder:
-        """Where the trial writes; rows that a killed run wrote after its last kept state are dropped."""
+        """The recorder of the trial; rows after its last kept state are dropped."""
         self.header["finished"] = None
         if self._now is not None:
             self.header.setdefault("resumed", []).append({"at": _now(), **self._now})

@@ -24,8 +24,9 @@ from ...recurrent import Recurrent
 
 
 def hop_gradient(loss: Callable[[Any], Any], model: Any, hops: int) -> tuple[Any, Any]:
-    """The loss of a model that runs in chunks, and its gradient with the influence of every parameter kept on
-    `hops` layers beyond its own (0: each layer's own algorithm, as it is, of any model; else of a `Deep`).
+    """The loss of a model run in chunks, and its gradient with credit over `hops` further layers. The influence of
+    every parameter is kept on that many layers beyond its own (0: each layer's own algorithm, as it is, of any model;
+    else of a `Deep`).
 
     A parameter outside the recurrences (encoder, norm, gated unit) has no trace of its own: the first layer whose
     state it reaches counts as its first hop."""
@@ -80,8 +81,8 @@ def influence_numbers(model: Deep, hops: int) -> int:
 
 
 def alignment(model: Deep, loss: Callable[[Deep], Any], hops: tuple[int, ...] = (0,)) -> dict[str, dict[str, Any]]:
-    """For the encoder and the recurrence of each block, counted from 1, the cosine between the model's own gradient
-    and BPTT's, `cosine`; with credit over h more layers, `cosine_h`."""
+    """Cosines between the model's own gradient and BPTT's, for the encoder and each block. Blocks are counted from 1;
+    `cosine_h` has credit over h more layers."""
     depth = len(model.blocks)
     exact = eqx.filter_grad(lambda m: loss(through_time(m, depth - 1)))(model)
     found: dict[str, dict[str, Any]] = {}

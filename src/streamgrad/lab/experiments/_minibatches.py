@@ -47,7 +47,7 @@ class State(NamedTuple):
     skipped: Any
 
 
-class Crowd:
+class SeedBatch:
     """Many seeds of one network. `make(key)` builds it; its answers are logits of the next character.
 
     With updates at every token algorithms learn by their traces. With one a sequence weights are frozen within it:
@@ -70,7 +70,7 @@ class Crowd:
         self._run = jax.jit(run, donate_argnums=0, compiler_options=options)
 
     def run(self, state: State, rate: float, stop: int) -> tuple[State, np.ndarray]:
-        """On, until so many tokens of a sequence were seen: the state then, and the mean bits a character of each seed
+        """Run until so many tokens of a sequence were seen: the state then, and the mean bits a character of each seed
         on the way, before each update."""
         state, said = self._run(state, jnp.asarray(rate), jnp.asarray(stop, jnp.int32))
         bits, characters = np.asarray(said).T
@@ -206,7 +206,7 @@ def _has_chunks(model: Any) -> bool:
 
 
 def train(
-    crowd: Crowd,
+    crowd: SeedBatch,
     seeds: list[int],
     rate: float,
     recorder: Recorder,

@@ -137,7 +137,7 @@ class Problem:
     floors: dict[str, Callable[[Any, int, int], np.ndarray]]
 
 
-class Crowd:
+class SeedBatch:
     """Many seeds of one learner, run together: all arrays have a leading axis of seeds."""
 
     def __init__(self, settings: Learners, problem: Problem, name: str, rate: float, steps: int):
@@ -175,8 +175,8 @@ class Crowd:
         return eqx.filter(st, eqx.is_array), out.prediction[..., 0]
 
     def cost(self, st: TDState) -> tuple[int, int]:
-        """Of one learner as it is now: operations of a step as XLA counts them (the body of a loop, TBPTT's way
-        back, once), and parameters that learn."""
+        """The cost of one learner as it is now: operations of a step as XLA counts them (the body of a loop, TBPTT's
+        way back, once), and parameters that learn."""
         one = jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, st)
         arrays, rest = eqx.partition(one, eqx.is_array)
         x, cumulant = jnp.zeros(self.problem.in_size), jnp.zeros(1)
@@ -193,7 +193,7 @@ def run(settings: Learners, problem: Problem, name: str, rate: float, tuning: bo
     """One trial: all seeds of a learner together, resumed where it was killed."""
     steps = settings.tuning_steps if tuning else settings.steps
     seeds = _seeds(settings, tuning)
-    crowd = Crowd(settings, problem, name, rate, steps)
+    crowd = SeedBatch(settings, problem, name, rate, steps)
     st, first = crowd.init(seeds), 0
     like = lambda step: eqx.filter(crowd.grown(crowd.init(seeds), step - 1), eqx.is_array)
     if (found := recorder.load(like)) is not None:

@@ -167,7 +167,7 @@ class Rival:
     packages: dict[str, str]
 
     def missing(self) -> str:
-        """The packages that are not installed, by the names that install them; nothing if all are there."""
+        """The missing packages, by their names on PyPI; empty if all are there."""
         return " ".join(there for name, there in self.packages.items() if importlib.util.find_spec(name) is None)
 
 

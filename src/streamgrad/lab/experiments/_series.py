@@ -21,7 +21,7 @@ MISSING = {"", "NA"}
 
 @dataclass(frozen=True)
 class RealSeries:
-    """Where a series lies: `file` of a `package`, or of a folder that the user names.
+    """A real series: `file` of a `package`, or of a folder that the user names.
 
     `periods`: rows in its seasons, for the floors alone; `only`: a column, and its value in the rows that count."""
 
@@ -85,7 +85,7 @@ def periods(name: str) -> tuple[int, ...]:
 
 
 def read(name: str, folder: str, rows: int) -> np.ndarray:
-    """At most `rows` values of a series; NaN: missing. Raises `ValueError` where it is not."""
+    """The values of a series, at most `rows` of them; NaN: missing. Raises `ValueError` where it is not."""
     if name not in REAL:
         return np.concatenate(list(open_source(name).read((SERIES[name].target,))))[:rows, 0]
     series = REAL[name]

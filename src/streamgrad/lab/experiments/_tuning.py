@@ -19,8 +19,10 @@ def tuned(
     rows: list[dict[str, Any]],
     trial: Callable[[dict[str, Any], bool], Trial],
 ) -> Iterator[Trial]:
-    """For each variant a short tuning trial at every rate, then the trial at the best one on the validation part:
-    the same effort for all. `trial(variant, tuning)` makes one; the rate is added to the variant."""
+    """Tuned trials: for each variant a short trial at every rate, then the full trial at the best rate. The short trial
+    is scored on the validation part: for each variant a short trial at every rate, then the full trial at the best
+    rate. The short trial is scored on the validation part: the same effort for all. `trial(variant, tuning)` makes one;
+    the rate is added to the variant."""
     for variant in variants:
         rate = rates[0]
         if len(rates) > 1:

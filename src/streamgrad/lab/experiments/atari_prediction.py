@@ -84,7 +84,7 @@ def _problem(settings: Settings) -> Problem:
         return _Stream(_recorded(settings.recordings, settings.game, steps, TUNING_SEED if tuning else 0))
 
     def last_mean(stream: _Stream, start: int, stop: int) -> np.ndarray:
-        """At each step the mean of all returns that are known by then."""
+        """The mean of all returns known by each step."""
         returns = _returns(stream.recording, settings.gamma)
         known = np.concatenate([np.zeros(beyond), returns])[: len(returns)]
         return (np.cumsum(known) / np.maximum(np.arange(len(known)) - beyond + 1, 1))[start:stop]

@@ -82,8 +82,8 @@ def _encoded(name: str, horizon: int, lags: int) -> tuple[Encoded, Encoder]:
 
 
 def rescaled(encoded: Encoded, horizon: int) -> Encoded:
-    """With changes over as many rows in units of their root mean square so far: steps of gradients are of a size, and
-    the encoder's own scale, the first changes from row to row, suits least squares alone."""
+    """The rows with changes over as many rows in units of their root mean square so far: steps of gradients are of a
+    size, and the encoder's own scale, the first changes from row to row, suits least squares alone."""
     origin = np.maximum(np.arange(len(encoded.learn)) - horizon, 0)
     change = encoded.learn * encoded.scale[origin]
     known = np.isfinite(change)
@@ -104,7 +104,7 @@ def network(settings: Settings, name: str, in_size: int, key) -> Sequential:
     return Sequential((Recurrent(cell, algorithm(name)), Readout(settings.units, 1, scale=0.0, key=key_out)))
 
 
-class Crowd:
+class SeedBatch:
     """Many seeds of one learner, run together: all arrays have a leading axis of seeds."""
 
     def __init__(self, settings: Settings, name: str, in_size: int):
@@ -128,9 +128,9 @@ class Crowd:
 
 
 @functools.lru_cache(maxsize=1)
-def _crowd(settings: Settings, name: str, in_size: int) -> Crowd:
+def _crowd(settings: Settings, name: str, in_size: int) -> SeedBatch:
     """One program for every rate and series."""
-    return Crowd(settings, name, in_size)
+    return SeedBatch(settings, name, in_size)
 
 
 def run(settings: Settings, series: str, name: str, rate: float, tuning: bool, recorder: Recorder) -> None:

@@ -72,7 +72,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Protocol:
-    """A set, standardised by its train part and cut after the part that is scored, which begins at row `begin`."""
+    """A data set, standardised by its train part; scored rows begin at row `begin`."""
 
     values: _paths.Series
     begin: int

@@ -19,7 +19,7 @@ from ...nn import Sequential
 from ..tasks.copy_curriculum import CopyCurriculum
 from ._algorithms import known
 from ._experiment import Experiment, Recorder, Row, Trial
-from ._minibatches import Crowd, State, train
+from ._minibatches import SeedBatch, State, train
 from ._settings import at_least, positive, some
 from ._tuning import TUNING_SEED, tuned, tuning_views
 from .snap_copy import Gates, model, sizes
@@ -83,14 +83,14 @@ def pattern(cell: Cell, n: int) -> Bool[np.ndarray, "rows parameters"]:
     """The entries of J that SnAp-n keeps."""
     structure = cell.core().structure
     leaves = jax.tree.leaves(eqx.filter(cell, eqx.is_inexact_array))
-    units = zip(jax.tree.leaves(cell.enters()), leaves, strict=True)
+    units = zip(jax.tree.leaves(cell.parameter_unit()), leaves, strict=True)
     entered = np.concatenate([np.broadcast_to(unit, leaf.shape).ravel() for unit, leaf in units])
     return structure.reach(n)[structure.entry_unit.value][:, entered]
 
 
 def sizes_of_entries(cell: Cell, xs: Float[Array, "batch time in_size"], n: int) -> dict[str, Array]:
-    """The mean size of an entry that SnAp-n keeps, of one that it drops, and their ratio; the share of the sum of
-    squares in those kept, and their share of all entries: over all steps and sequences."""
+    """Mean sizes of the entries that SnAp-n keeps and drops, and their ratio. Also the share of the sum of squares in
+    those kept, and their share of all entries: over all steps and sequences."""
     kept = pattern(cell, n)
     j = jnp.concatenate(jax.vmap(functools.partial(influence, cell))(xs))
     inside, outside = (jnp.mean(jnp.abs(j), where=where) if where.any() else jnp.zeros(()) for where in (kept, ~kept))
@@ -101,13 +101,13 @@ def sizes_of_entries(cell: Cell, xs: Float[Array, "batch time in_size"], n: int)
 
 
 @functools.lru_cache(maxsize=1)
-def _made(settings: Settings, learning: str) -> tuple[Crowd, Callable[[State], dict[str, dict[str, Any]]]]:
+def _made(settings: Settings, learning: str) -> tuple[SeedBatch, Callable[[State], dict[str, dict[str, Any]]]]:
     """One program for every rate: training, and the look at the influence, on the same strings every time."""
     task = settings.task
     make: Callable[[Any], Sequential] = functools.partial(
         model, settings.cell, settings.network, settings.gates, learning, task
     )
-    crowd = Crowd(make, task, "sequence")
+    crowd = SeedBatch(make, task, "sequence")
     steps = jnp.arange(task.time(task.first), dtype=jnp.int32)
     level = jnp.asarray(task.first, jnp.int32)
     xs = jax.vmap(lambda t: task.at(jax.random.key(TUNING_SEED), level, t).x, out_axes=1)(steps)

@@ -20,7 +20,7 @@ from ...readout import Readout
 from ..tasks.text import CLASSES, Crops, Text, gzip_bits, ngram_bits, read_text
 from ._algorithms import algorithm
 from ._experiment import Experiment, Recorder, Row, Trial
-from ._minibatches import Crowd, Update, train
+from ._minibatches import SeedBatch, Update, train
 from ._settings import at_least, positive, some
 from ._tuning import TUNING_SEED, tuned, tuning_views
 from .snap_copy import Gates, layer, sizes, worth_a_chunk
@@ -111,11 +111,11 @@ def _held_out(settings: Settings) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def _made(settings: Settings, learner: str) -> tuple[Crowd, Callable[[Any], np.ndarray]]:
+def _made(settings: Settings, learner: str) -> tuple[SeedBatch, Callable[[Any], np.ndarray]]:
     """One program for every rate: training, and bits a character of the validation part."""
     task = Crops(_text(settings.text).train, settings.batch, settings.crop)
     chunked = worth_a_chunk(learner.partition(" ")[0])
-    crowd = Crowd(functools.partial(model, settings, learner), task, settings.update, chunked=chunked)
+    crowd = SeedBatch(functools.partial(model, settings, learner), task, settings.update, chunked=chunked)
     held = _held_out(settings)
     rows = (len(held) - 1) // ROW
     xs, targets = (jnp.asarray(held[k : k + rows * ROW].reshape(rows, ROW), jnp.int32) for k in (0, 1))

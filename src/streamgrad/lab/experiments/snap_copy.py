@@ -19,7 +19,7 @@ from ...wiring import Dense, Sparse
 from ..tasks.copy_curriculum import CopyCurriculum
 from ._algorithms import algorithm, known
 from ._experiment import Experiment, Recorder, Row, Trial
-from ._minibatches import Crowd, Update, train
+from ._minibatches import SeedBatch, Update, train
 from ._settings import at_least, positive, some
 from ._tuning import TUNING_SEED, tuned, tuning_views
 
@@ -99,10 +99,10 @@ def model(kind: str, network: str, gates: Gates, learning: str, task: CopyCurric
 
 
 @functools.lru_cache(maxsize=1)
-def _crowd(kind: str, network: str, gates: Gates, learning: str, task: CopyCurriculum, update: Update) -> Crowd:
+def _crowd(kind: str, network: str, gates: Gates, learning: str, task: CopyCurriculum, update: Update) -> SeedBatch:
     """One program for every rate."""
     make = functools.partial(model, kind, network, gates, learning, task)
-    return Crowd(make, task, update, chunked=worth_a_chunk(network))
+    return SeedBatch(make, task, update, chunked=worth_a_chunk(network))
 
 
 def run(settings: Settings, variant: dict[str, Any], tuning: bool, recorder: Recorder) -> None:

@@ -16,7 +16,7 @@ PANELS = 9  # at most, in a figure
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG; what has to be said below it; what it shows, in words; the numbers of seeds, least and most."""
+    """A PNG with its caption, its description in words, and the numbers of its seeds."""
 
     png: bytes
     caption: str

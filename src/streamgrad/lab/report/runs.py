@@ -18,7 +18,7 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where rows came from: a folder, and what was run there, when, and with what."""
+    """The origin of rows: a folder, and what was run there, when, and with what."""
 
     folder: Path
     command: str

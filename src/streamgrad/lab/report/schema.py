@@ -27,9 +27,11 @@ class Metric:
 
 @dataclass(frozen=True)
 class View:
-    """A table (`metrics` of the final rows, a line for each value of `keys`), curves (over the steps, which are
-    counted in `x`, one for each value of `keys`), or final values against the variant key `x`. `selected`: see
-    `Selection`."""
+    """A view of results: a table, curves over steps, or final values against a variant key. A table shows `metrics` of
+    the final rows, a line for each value of `keys`; curves count steps in `x`, one for each value of `keys`; final
+    values stand against the variant key `x`. a table, curves over steps, or final values against a variant key. A table
+    shows `metrics` of the final rows, a line for each value of `keys`; curves count steps in `x`, one for each value of
+    `keys`; final values stand against the variant key `x`. `selected`: see `Selection`."""
 
     kind: str
     title: str
@@ -44,8 +46,10 @@ class View:
 
 @dataclass(frozen=True)
 class Selection:
-    """For each value of the keys `by`, the values of the keys `over` with the best final mean of `metric` on
-    `split` are chosen, and views with `selected` show only them."""
+    """A selection of variants: for each value of `by`, the values of `over` with the best final metric. The best is by
+    the final mean of `metric` on `split`; views with `selected` show only the chosen ones. for each value of `by`, the
+    values of `over` with the best final metric. The best is by the final mean of `metric` on `split`; views with
+    `selected` show only the chosen ones."""
 
     by: tuple[str, ...]
     over: tuple[str, ...]

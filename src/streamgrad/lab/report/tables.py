@@ -25,8 +25,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Names of the variant's keys and of the metrics; per line the values of the keys and a cell per metric; floors
-    as lines of a name and a text per metric; and the numbers of seeds, least and most."""
+    """A table of results: variant keys, metrics, lines with a cell per metric, and floors. Floors are lines of a name
+    and a text per metric; the numbers of seeds are the least and the most. variant keys, metrics, lines with a cell per
+    metric, and floors. Floors are lines of a name and a text per metric; the numbers of seeds are the least and the
+    most."""
 
     keys: tuple[str, ...]
     metrics: tuple[str, ...]

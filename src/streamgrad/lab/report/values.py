@@ -1,4 +1,5 @@
-"""From rows to the numbers of a view: what is selected, what belongs together, and mean and spread over seeds."""
+"""The numbers of a view, computed from rows: what is selected, what belongs together, and mean and spread over
+seeds."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from .schema import Row, Selection, View
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean over the seeds with a finite value, its sample standard deviation (n - 1; NaN for one seed), least and
-    greatest; `n` seeds were finite and `lost` were not."""
+    """Mean, sample standard deviation, least and greatest over the seeds with a finite value. The deviation is over n -
+    1 (NaN for one seed); `n` seeds were finite and `lost` were not."""
 
     mean: float
     sd: float
@@ -26,8 +27,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was selected for one value of the keys `by`; `edge` names keys whose value is the least or greatest that
-    was tried, of at least three: a better one may lie beyond."""
+    """The selected values for one value of the keys `by`. `edge` names keys whose value is the least or greatest of at
+    least three that were tried: a better one may lie beyond."""
 
     group: tuple
     chosen: tuple
@@ -137,7 +138,7 @@ def name(keys: Sequence[str], values: Sequence[Any]) -> str:
 
 
 def choices(run: Run) -> str:
-    """A sentence on what was selected, and by what; empty without a selection or rows to choose from."""
+    """A sentence on the selection; empty without a selection or rows."""
     select = run.select
     found = choose(run.rows, select, run.metrics[select.metric].better) if select else []
     if not found or select is None:

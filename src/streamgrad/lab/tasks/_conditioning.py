@@ -80,7 +80,7 @@ class Conditioning(abc.ABC):
         return self.patterns.shape[1] + 1 + self.distractors
 
     def stream(self, seed: int) -> Stream:
-        """The stream of that seed, which also says which patterns are valid."""
+        """The stream of that seed, with its valid patterns."""
         return Stream(self, seed)
 
     def values(self, gamma: float) -> Float[np.ndarray, "phases steps"]:

@@ -152,7 +152,7 @@ def record(game: str, steps: int, seed: int, progress: Progress | None = None) -
 def load_or_record(
     folder: str | os.PathLike[str], game: str, steps: int, seed: int, progress: Progress | None = None
 ) -> Recording:
-    """The recording that lies in `folder`; where there is none, `record` makes one and it is kept there.
+    """The recording in `folder`; without one, `record` makes it and it is kept there.
 
     The file is `atari-<game>-<steps>-<seed>.npz`, and it is either whole or not there. Reading it needs no ale-py.
 

@@ -69,7 +69,7 @@ SCALE, LEVEL = 1, 2  # what begins a new stretch
 
 
 class Encoder:
-    """Encode rows whose first column is the target and whose others are features.
+    """Encodes rows of a target (the first column) and features.
 
     **Arguments:**
 

@@ -9,7 +9,8 @@ from streamgrad.data.errors import SourceError
 
 
 def existing_folder(folder: str | os.PathLike[str], inner: str, what: str) -> Path:
-    """The path of `folder`, or of the folder `inner` in it, which the archive of `what` unpacks into.
+    """The path of `folder`, or of the folder `inner` within it. The inner one is what the archive of `what` unpacks
+    into.
 
     Raises `SourceError` where there is no such folder.
     """

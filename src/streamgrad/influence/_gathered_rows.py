@@ -17,7 +17,7 @@ from ._packed import immediate, per_unit, unpack
 
 
 @dataclasses.dataclass(frozen=True)
-class Ragged(Layout[Bank]):
+class GatheredRows(Layout[Bank]):
     """J as (kept rows, parameters of a unit): row (u, r) holds the effect of unit u's parameters on state
     row r. Rows are sorted by the number of non-zeros of D that feed them, and each class of equal count is
     one fused gather-sum.

@@ -12,13 +12,13 @@ from .._base.dtypes import real_factor, trace_dtype
 from .._base.ranks import in_rank, together
 from .._cpu.order import ordered
 from ..cells import Bank, Link
-from ._in_turn import linearise_in_turn, read_late
 from ._layout import Layout
 from ._materialise import WORTH_SHIELDING, materialise
+from ._sequential import copies_needed, linearise_sequentially
 
 
 @dataclasses.dataclass(frozen=True)
-class Local(Layout[Bank]):
+class PerUnit(Layout[Bank]):
     r"""One trace per state entry, shaped like the weights: no index arrays, no gather.
 
     For a weight of gate g of unit i with input q, over the entries a, b of unit i,
@@ -35,7 +35,7 @@ class Local(Layout[Bank]):
     only: tuple[str, ...] | None = None
 
     def traced(self, core) -> tuple[bool, ...]:
-        """For each link, whether its weights have traces."""
+        """Whether the weights of each link have traces."""
         return tuple(self.only is None or link.name in self.only for link in core.links)
 
     def init(self, core):
@@ -44,7 +44,7 @@ class Local(Layout[Bank]):
         return tuple(tuple(zero(weights) for _ in range(core.entries)) if kept else () for weights, kept in pairs)
 
     def advance(self, core, trace, state, x):
-        step = linearise_in_turn(core, state, x)
+        step = linearise_sequentially(core, state, x)
         earlier, within, by_drive = step.earlier, self.within(core, step), step.drive
         if sum(weights.size for weights in core.weights) >= WORTH_SHIELDING:
             earlier, within, by_drive = materialise((earlier, within, by_drive))
@@ -101,7 +101,7 @@ class Local(Layout[Bank]):
 
     def temporaries(self, core):
         # Updated in place, one entry after another.
-        return self.nbytes(core) * read_late(core) // core.entries
+        return self.nbytes(core) * copies_needed(core) // core.entries
 
     def describe(self):
         of = "each parameter's" if self.only is None else f"{' and '.join(self.only)}:"
@@ -109,8 +109,8 @@ class Local(Layout[Bank]):
 
 
 @dataclasses.dataclass(frozen=True)
-class Internal(Local):
-    """As `Local`, along a unit's own state alone: what it says of itself through a link is held fixed."""
+class StateTraces(PerUnit):
+    """As `PerUnit`, along a unit's own state alone: what it says of itself through a link is held fixed."""
 
     def within(self, core, step):
         return step.own

@@ -16,7 +16,7 @@ FITTING = "sg.cells.Vanilla, GRU, LSTM, LeakyRNN, IndRNN, MinGRU, LRU, RTU, LIF 
 
 
 def require_bank(algorithm: Any, core: Core, *, fits: bool = True, need: str = "", instead: str = FITTING) -> None:
-    """Refuse, by name, a core that is not a bank of units made of drives, or a bank that does not fit."""
+    """Refuse, by name, a core that is no bank of units made of drives. A bank whose parts do not fit is refused too."""
     if isinstance(core, Bank) and fits:
         return
     kind = type(core).__name__
@@ -50,8 +50,8 @@ def drive_cotangent(core: Bank, drive: Any, delta: Array) -> list[Array]:
 
 
 def weigh(core: Bank, by_drive: list[Array], inputs: list[Array]) -> tuple[Array, ...]:
-    """Gradients of all weights from what reaches each drive and what each weight of it multiplies:
-    `inputs[l]`, broadcastable to the weights of link l."""
+    """Gradients of all weights, from the cotangents of the drives and the inputs of each weight: `inputs[l]`,
+    broadcastable to the weights of link l."""
     gradients = []
     for link, weights, q in zip(core.links, core.weights, inputs, strict=True):
         delta = jnp.stack([by_drive[g] for g in link.drives])
@@ -60,7 +60,7 @@ def weigh(core: Bank, by_drive: list[Array], inputs: list[Array]) -> tuple[Array
 
 
 def heard_back(core: Bank, by_drive: list[Array]) -> Array:
-    """The cotangent of what units say to each other, from that of the drives, (units,)."""
+    """The cotangent of the units' outputs to each other, (units,), from the cotangent of the drives."""
     says = lambda h: [
         link.links.drive(weights, h)
         for link, weights in zip(core.links, core.weights, strict=True)

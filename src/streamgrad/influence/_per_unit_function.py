@@ -15,7 +15,7 @@ from ._layout import Layout
 
 
 @dataclasses.dataclass(frozen=True)
-class Apart(Layout[FunctionCore]):
+class PerUnitFunction(Layout[FunctionCore]):
     r"""One trace per state entry of a unit, shaped like the parameters (units last). What a unit sees of the others is
     held fixed, also what they show within the step:
 

@@ -17,7 +17,7 @@ from ..cells import Bank
 Coefficients = tuple[tuple[Array | None, ...], ...]
 
 
-class InTurn(NamedTuple):
+class SequentialLinearised(NamedTuple):
     """One step of a bank, linearised, where each new entry is a function of the new ones before it too. `None` stands
     for a structural zero.
 
@@ -34,8 +34,9 @@ class InTurn(NamedTuple):
     inputs: tuple[Array, ...]
 
 
-def linearise_in_turn(core: Bank, state: Inexact[Array, "entries units"], x) -> InTurn:
-    """As `core.linearise`: of an LSTM, h' = o tanh(c') by c' and o, where c' stands for all that it was made of."""
+def linearise_sequentially(core: Bank, state: Inexact[Array, "entries units"], x) -> SequentialLinearised:
+    """The linearisation of `core.linearise`, row after row: of an LSTM, h' = o tanh(c') by c' and o, where c' stands
+    for all that it was made of."""
     drives = core.drives(state, x)
     new, earlier, own, drive = [], [], [], []
     for row in _rows(core.unit, core.entries, core.gates, state.dtype, drives[0].dtype):
@@ -50,10 +51,10 @@ def linearise_in_turn(core: Bank, state: Inexact[Array, "entries units"], x) -> 
         new.append(values)
     sources = core.sources(state, x)
     inputs = tuple(link.links.inputs(sources[link.source]) for link in core.links)
-    return InTurn(jnp.stack(new), tuple(earlier), tuple(own), tuple(drive), inputs)
+    return SequentialLinearised(jnp.stack(new), tuple(earlier), tuple(own), tuple(drive), inputs)
 
 
-def read_late(core: Bank) -> int:
+def copies_needed(core: Bank) -> int:
     """How many entries of the old state a later one than they still reads: what lies in their place must be copied."""
     if core.entries == 1:
         return 0
