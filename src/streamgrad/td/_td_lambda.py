@@ -154,8 +154,10 @@ class TDLambda(Shell):
         names = ("xs", "cumulants", "gammas", "lams", "resets")
         given = {name: array for name, array in zip(names, steps, strict=True) if array is not None}
         length = one_length(**given)
-        self._check(Form(st.memory), st.memory, *(None if array is None else array[0] for array in steps))
-        return self._in_stretches(st, steps, length, self._run_many)
+        form = Form(st.memory)
+        self._check(form, st.memory, *(None if array is None else array[0] for array in steps))
+        program = self._program_of(form, st.memory.model)
+        return self._in_stretches(st, program, steps, length, self._run_many)
 
     def predict(self, st: TDState, x: Any) -> Array:
         """The prediction for x after all that was seen. Changes nothing."""

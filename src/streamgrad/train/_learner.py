@@ -157,7 +157,7 @@ class Learner(Shell):
         st, program = self._open(st, xs, targets, resets, drop=1)
         if _is_traced(st):
             return self._run_within(program, st, (xs, targets, resets))
-        return self._in_stretches(st, (xs, targets, resets), length, self._run_padded)
+        return self._in_stretches(st, program, (xs, targets, resets), length, self._run_padded)
 
     def predict(self, st: LearnerState, x: Any) -> PyTree:
         """The prediction for x after all that was seen, from the newest weights. Changes nothing: a learner

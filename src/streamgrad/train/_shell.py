@@ -120,9 +120,8 @@ class Shell(abc.ABC):
             program, _ = self._held(st)
         return st, program
 
-    def _in_stretches(self, st: Any, steps: PyTree, count: int, run: Callable) -> tuple[Any, PyTree]:
+    def _in_stretches(self, st: Any, program: Program, steps: PyTree, count: int, run: Callable) -> tuple[Any, PyTree]:
         """`run(st, program, steps)`, of a model that grows from one growth to the next, its outputs joined."""
-        program, _ = self._held(st)
         if program.next_growth_step is None or is_traced(st):  # in a trace nothing can change its form
             return run(st, program, steps)
         outs, start = [], 0
