@@ -82,7 +82,7 @@ def test_there_is_one_place_where_a_file_takes_anothers():
         if isinstance(node.func.value, ast.Name) and node.func.value.id in ("os", "shutil")
         if node.func.attr in ("replace", "rename", "renames", "move")
     ]
-    assert calls == [("_files.py", "replace")]
+    assert calls == [("_base/files.py", "replace")]
 
 
 # Sources.

@@ -80,7 +80,11 @@ def td(predictions=2, streams=None):
     return sg.td.TDLambda(model, optax.sgd(1e-2), gamma=0.9, lam=0.5, predictions=predictions, streams=streams)
 
 
-@pytest.mark.parametrize("name", WORDS)
+# A search for leaked tracers takes as long as all other flags together, and looks at the algorithms above.
+DRIVERS = [pytest.param(name, marks=pytest.mark.full) if "leaks" in name else name for name in WORDS]
+
+
+@pytest.mark.parametrize("name", DRIVERS)
 def test_the_drivers_can_be_traced_under(name):
     def through(rule, lead, *outs):
         def steps(key):

@@ -110,10 +110,11 @@ def _record(options: Options, source: Source, targets: tuple[str, ...], period: 
 
     names = "cell units algorithm lags learning_rate forgetting"
     own = {name: getattr(options, name) for name in names.split() if getattr(options, name) is not None}
-    settings: dict[str, Any] = {"known": options.known, "period": period, "net": Net(**own) if own else None}
+    settings: dict[str, Any] = {"known": options.known, "period": period}
     if own and not options.learner and not options.light:
         settings["learner"] = "adam"
-    forecaster = stream.make_forecaster(Forecaster, options, targets, **settings)
+    make = lambda *target, **settings: Forecaster(*target, net=Net(**own) if own else None, **settings)
+    forecaster = stream.make_forecaster(make, options, targets, **settings)
     every = {name: getattr(options, name) for name in ("log_every", "checkpoint_every", "keep")}
     return Record(forecaster, source, folder, **every)
 
