@@ -11,8 +11,6 @@ from ... import cells
 from ...algorithms import BPTT, RTRL, TBPTT, Algorithm, Frozen, SnAp, Spatial
 from ...nn import Deep
 
-CELLS = {"lru": cells.LRU, "rtu": cells.RTU, "mingru": cells.MinGRU, "gru": cells.GRU, "linear": cells.LinearRNN}
-
 #: How the recurrent layers learn, by name.
 MODES: dict[str, Algorithm] = {
     "bptt": BPTT(),
@@ -49,7 +47,7 @@ class Network:
 
     def build(self, in_size: int, out_size: int, mode: str, *, pooling: bool, key) -> Deep:
         """The model, learning by `mode`."""
-        cell = CELLS[self.cell]
+        cell = cells.cell(self.cell)
         if self.cell in ("lru", "rtu"):
             cell = functools.partial(cell, r_min=self.r_min)
         return Deep(

@@ -28,7 +28,6 @@ from ._experiment import Experiment, Recorder, Row, Trial
 from ._settings import at_least, positive, some, within
 from ._tuning import TUNING_SEED, tuned, tuning_views
 
-CELLS = {"vanilla": cells.Vanilla, "gru": cells.GRU, "lstm": cells.LSTM, "leaky": cells.LeakyRNN}
 LMS, BEST = "LMS on the inputs", "RLS on the inputs"
 
 
@@ -100,7 +99,7 @@ def network(settings: Settings, name: str, in_size: int, key) -> Sequential:
     if name == LMS:
         return Sequential((Readout(in_size, 1, scale=0.0, key=key_out),))
     options: dict[str, Any] = {"leak": settings.leak} if settings.cell == "leaky" else {}
-    cell = CELLS[settings.cell](in_size, settings.units, key=key_cell, **options)
+    cell = cells.cell(settings.cell)(in_size, settings.units, key=key_cell, **options)
     return Sequential((Recurrent(cell, algorithm(name)), Readout(settings.units, 1, scale=0.0, key=key_out)))
 
 

@@ -24,7 +24,6 @@ from ._settings import at_least, positive, some
 from ._tuning import TUNING_SEED, tuned, tuning_views
 
 Gates = Literal["own", "shared"]
-CELLS = {"vanilla": cells.Vanilla, "gru": cells.GRU, "lstm": cells.LSTM}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +87,7 @@ def layer(kind: str, network: str, gates: Gates, learning: str, in_size: int, ke
     """A recurrent layer of a network by name."""
     units, links = sizes(network)
     wiring = Dense() if links is None else Sparse(fan_in=links, gates=gates)
-    return Recurrent(CELLS[kind](in_size, units, wiring=wiring, key=key), algorithm(learning))
+    return Recurrent(cells.cell(kind)(in_size, units, wiring=wiring, key=key), algorithm(learning))
 
 
 def model(kind: str, network: str, gates: Gates, learning: str, task: CopyCurriculum, key) -> Sequential:
