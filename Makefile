@@ -10,7 +10,7 @@ OUT     ?= runs/pedestrians
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet
 
-.PHONY: help learn test test-all test-spark lint types docs tests tests-all bench-compare format clean
+.PHONY: help learn test test-all test-oldest test-spark lint types docs tests tests-all bench-compare format clean
 
 help:
 	@sed -n '1,4s/^# //p' Makefile
@@ -44,6 +44,15 @@ ROWS ?=
 bench-compare: .venv/.all
 	$(BIN)/python benchmarks/compare_commits.py $(BASE) $(ROWS)
 
+# The oldest versions that pyproject.toml allows, in an environment of their own. Their own deprecations are no errors.
+test-oldest: .venv-oldest/.installed
+	.venv-oldest/bin/python -m pytest -n $(WORKERS) -m "not full" -W ignore::DeprecationWarning
+
+.venv-oldest/.installed: pyproject.toml tests/oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip --disable-pip-version-check --no-input install --quiet --editable '.[test,tables]' --constraint tests/oldest.txt
+	@touch $@
+
 # Spark is 500 MB and needs Java 17: a job of its own.
 test-spark: .venv/.spark
 	$(BIN)/python -m pytest -n 0 tests/test_fleet_spark.py
@@ -53,7 +62,7 @@ format: .venv/.all
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv site runs .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest site runs .pytest_cache .ruff_cache
 
 # A stamp is written only when its installation ended well.
 .venv/.learn: EXTRAS = cli,data

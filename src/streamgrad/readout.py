@@ -102,7 +102,7 @@ class Fitted(eqx.Module):
     The `Learner` keeps these leaves from the optimiser and calls `fit` after each target."""
 
     @abc.abstractmethod
-    def fit(self, carry: Any, target: Shaped[Array, ...]) -> Self:
+    def fit(self, carry: Any, target: Shaped[Array, " ..."]) -> Self:
         """The readout after one target; wild targets and features are left out."""
 
 

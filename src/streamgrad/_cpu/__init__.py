@@ -5,5 +5,5 @@
 - `order`, `ordered_loop`: arrays that are overwritten after their last reading, without a copy;
 - `branches`: updates that happen at some steps only, without a copy at all others.
 
-All were measured with jaxlib 0.10 (0.7 to 0.10 are tested). On other backends they fall away, or cost nothing.
+All were measured with jaxlib 0.10. On other backends they fall away, or cost nothing.
 """

@@ -80,7 +80,7 @@ class Programs:
 
     # A learner before its first row.
 
-    def _born(self, words: UInt32[Array, 4]) -> Memory:
+    def _born(self, words: UInt32[Array, " 4"]) -> Memory:
         """A learner's memory; weights and carries are drawn from the seed and the key's words alone."""
         key = jax.random.key(self.seed)
         for word in words:

@@ -43,7 +43,7 @@ class TDOutput(NamedTuple):
 
     prediction: Float[Array, "*lead predictions"]
     error: Float[Array, "*lead predictions"]
-    learned: Bool[Array, ...]
+    learned: Bool[Array, " ..."]
 
 
 class TDLambda(Shell):

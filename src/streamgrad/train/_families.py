@@ -22,8 +22,8 @@ class Errors(NamedTuple):
     - `reach`: how far an output may move in a step; None for no bound.
     """
 
-    error: Float[Array, ...]
-    given: Bool[Array, ...]
+    error: Float[Array, " ..."]
+    given: Bool[Array, " ..."]
     fisher: Any = None
     weight: Any = None
     reach: Any = None

@@ -181,7 +181,7 @@ class Kalman(eqx.Module):
         error: Float[Array, " rows"],
         given: Bool[Array, " rows"],
         *,
-        fisher: Float[Array, ...] | None = None,
+        fisher: Float[Array, " ..."] | None = None,
         weight: Float[Array, " rows"] | None = None,
         reach: Float[Array, " rows"] | None = None,
     ) -> tuple[KalmanState, PyTree[Array]]:

@@ -22,8 +22,8 @@ class Memory(NamedTuple):
     carry: PyTree
     update: Any
     rule: Any
-    broken: Bool[Array, ...]
-    steps: Shaped[Array, 2]
+    broken: Bool[Array, " ..."]
+    steps: Shaped[Array, " 2"]
     phase: Shaped[Array, ""]
     skipped: Shaped[Array, ""]
     key: PRNGKeyArray

@@ -156,7 +156,7 @@ class Mixed(NamedTuple):
     """A forecast and what it was made of: kept until its target comes."""
 
     forecast: Float[Array, ""]
-    both: Float[Array, 2]
+    both: Float[Array, " 2"]
     experts: Float[Array, " experts"]
 
 
@@ -165,7 +165,7 @@ class MixingState(NamedTuple):
 
     experts: Float[Array, " experts"]
     stacking: StackingState
-    both: Float[Array, 2]
+    both: Float[Array, " 2"]
     scale: Scale
 
 

@@ -25,8 +25,8 @@ class Output(NamedTuple):
     """
 
     prediction: Array
-    loss: Float[Array, ...]
-    learned: Bool[Array, ...]
+    loss: Float[Array, " ..."]
+    learned: Bool[Array, " ..."]
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["packing"])

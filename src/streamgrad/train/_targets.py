@@ -62,7 +62,7 @@ def numbers(prediction: PyTree, target: PyTree) -> PyTree:
     return jax.tree.map(one, target, prediction)
 
 
-def has_entry(leaf: Array) -> Bool[Array, ...]:
+def has_entry(leaf: Array) -> Bool[Array, " ..."]:
     """Whether each entry of a typed target was given."""
     return leaf >= 0 if jnp.issubdtype(leaf.dtype, jnp.integer) else jnp.isfinite(leaf)
 
