@@ -57,7 +57,7 @@ class Forecasts:
     lower: np.ndarray
     upper: np.ndarray
     surprise: np.ndarray
-    changed: Bool[np.ndarray, ...]
+    changed: Bool[np.ndarray, " ..."]
     truth: np.ndarray
     due: np.ndarray
     probabilities: np.ndarray | None

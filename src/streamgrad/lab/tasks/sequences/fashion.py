@@ -69,7 +69,7 @@ def _read(folder: Path, part: str) -> tuple[UInt8[np.ndarray, "n 784 1"], UInt8[
     return images.reshape(-1, SIDE * SIDE, 1), labels
 
 
-def _idx(folder: Path, name: str, dimensions: int) -> UInt8[np.ndarray, ...]:
+def _idx(folder: Path, name: str, dimensions: int) -> UInt8[np.ndarray, " ..."]:
     """The array of one IDX file: zeros, its type (8: bytes) and dimensions, the sizes as four bytes each, the data."""
     path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
     if path is None:
