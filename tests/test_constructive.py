@@ -301,6 +301,14 @@ def test_a_learner_grows_by_its_schedule_in_step_and_run():
         np.testing.assert_allclose(one, same, rtol=1e-12, atol=1e-15)
     with pytest.raises(TypeError, match="grows by itself"):  # what a session asks for
         learner.resident(learner.init(key=KEY), xs[0], ys[0])
+    with pytest.raises(TypeError, match="A mixture runs one compiled program"):
+        sg.Mixture([learner])
+
+
+def test_a_fleet_of_models_that_grow_is_refused():
+    like = np.ones(IN), np.ones(OUT)
+    with pytest.raises(TypeError, match="A fleet runs one compiled program"):
+        sg.Fleet(lambda key: grown_at()[0].template, optax.sgd(0.05), loss=sg.losses.mse, like=like)
 
 
 def test_a_learner_grows_where_its_window_ends():

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from .._base.trees import as_arrays, described as in_words, lengths, shapes as forms
 from ..estimators import Estimator
-from ..train import Learner, _health as health
+from ..train import Learner, _health as health, refuse_growth
 from ._codec import Codec
 from ._identity import Description, described, named, shapes
 from ._keys import Key, digest
@@ -91,6 +91,7 @@ class Kernel:
         now = shapes(x), shapes(target)
         if self._programs is None:
             program = self.learner.program
+            refuse_growth(program, "A fleet")
             self._programs = programs = Programs(program, self.make, self.seed, x, target)
             if self._devices:
                 programs.over(self._devices)

@@ -175,7 +175,7 @@ class TDLambda(Shell):
 
         st.refuse_consumed()
         form = Form(st.memory)
-        refuse_growth(self._program_of(form, st.memory.model))
+        refuse_growth(self._program_of(form, st.memory.model), "A session")
         self._check(form, st, *_arrays(x, cumulant, gamma, lam, reset))
         arrays = st.to_consume(eqx.filter(st.memory, eqx.is_array))
         st.consumed = True

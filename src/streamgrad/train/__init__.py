@@ -1,7 +1,7 @@
 """The driver of streams, as pure functions: what is learned (rules), how (updates), and what when it fails (guards)."""
 
 from ..optimisers._trained import trained as trained
-from ._checks import check as check, check_key as check_key, check_reset as check_reset
+from ._checks import check as check, check_key as check_key, check_reset as check_reset, check_share as check_share
 from ._descent import Descent as Descent, DescentState as DescentState
 from ._evidence import Evidence as Evidence, Finding as Finding
 from ._families import family as family

@@ -173,7 +173,7 @@ class Learner(Shell):
         from ..session import Loop
 
         st, program = self._open(st, x, target, as_arrays(reset))
-        refuse_growth(program)
+        refuse_growth(program, "A session")
         refuse_consumed(st, CALL)
 
         def turn(memory: Memory, row: tuple):

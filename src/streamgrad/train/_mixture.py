@@ -14,6 +14,7 @@ from .._base.owned import owned
 from .._cpu.loop import loop
 from .._cpu.options import compiler_options
 from ._mixing import Mixed, Mixing
+from ._shell import Shell, refuse_growth
 
 if TYPE_CHECKING:
     from ..session import Loop, Session
@@ -62,7 +63,8 @@ class Mixture:
     - `delay`: how many steps late targets come, the same for all. Given, it must be that of every `Learner`;
     - `rate`: η; `decay`: a loss counts for about 1/`decay` steps.
 
-    Raises `ValueError` for no forecaster, and for learners of other delays.
+    Raises `ValueError` for no forecaster, and for learners of other delays; `TypeError` for a model that grows by
+    itself.
     """
 
     def __init__(
@@ -83,6 +85,8 @@ class Mixture:
                     f"Mixture: {name!r} is {type(forecaster).__name__}, without {' and '.join(lacking)}: give "
                     "learners, or what has init(key=, like=) and step(state, x, target)."
                 )
+            if isinstance(forecaster, Shell):
+                refuse_growth(forecaster.program, "A mixture")
         delays = {name: forecaster.delay for name, forecaster in forecasters.items() if hasattr(forecaster, "delay")}
         late = next(iter(delays.values()), 0) if delay is None else delay
         if other := {name: steps for name, steps in delays.items() if steps != late}:

@@ -14,6 +14,7 @@ from ..nn import Sequential, check_unroll
 from ..optimisers._masks import fitted, is_algorithm, of_algorithms
 from ..optimisers._trained import checked_optimiser, split, trained
 from ..readout import Readout
+from ._checks import check_share
 from ._descent import Descent
 from ._families import family
 from ._guard import Skip, Undo
@@ -192,6 +193,6 @@ def _shares(name: str, value: Any, predictions: int) -> np.ndarray | float:
     array = np.asarray(value, float)
     if array.shape not in ((), (predictions,)):
         raise ValueError(f"{name} is a number, or {predictions} of them, got shape {array.shape}.")
-    if outside := [float(entry) for entry in array.ravel() if not 0 <= entry <= 1]:
-        raise ValueError(f"{name} must lie in [0, 1], got {outside[0]}.")
+    for entry in array.ravel():
+        check_share(name, entry)
     return array

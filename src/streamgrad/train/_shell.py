@@ -61,7 +61,7 @@ class Shell(abc.ABC):
 
     @property
     def program(self) -> Program:
-        """The pure functions that this learner drives."""
+        """The pure functions that this learner drives, of the model that it was made of."""
         return self._program
 
     @property
@@ -149,9 +149,9 @@ def one_length(**given: PyTree) -> int:
     return length
 
 
-def refuse_growth(program: Program) -> None:
+def refuse_growth(program: Program, who: str) -> None:
     """Raise `TypeError` for a program whose model grows by a schedule."""
     if program.next_growth_step is not None:
         raise TypeError(
-            "A session runs one compiled program, and this model grows by itself: call step or run instead."
+            f"{who} runs one compiled program, and this model grows by itself: call step or run of the learner instead."
         )
