@@ -15,7 +15,6 @@ import dataclasses
 import functools
 
 import numpy as np
-import scipy.sparse as sp
 
 from ._base.static import Static
 
@@ -99,8 +98,7 @@ class Structure:
             fed = fed - kept
         else:
             i, j = reads.value[:, reads.value[0] != reads.value[1]]
-            matrix = sp.csr_matrix((np.ones(len(i), np.float32), (i, j)), (self.units, self.units))
-            fed = np.asarray(matrix @ kept.astype(np.float32))
+            fed = _read(i, j, self.units, kept)
         return int(own + entries * ((fed * kept).sum(0) @ self.group_sizes.value))
 
     def slopes(self) -> int:
@@ -133,5 +131,11 @@ def _reach(structure: Structure, n: int) -> np.ndarray:
     if structure.reads is None:
         return np.broadcast_to(before.any(0), before.shape) | before
     i, j = structure.reads.value
-    reads = sp.csr_matrix((np.ones(len(i), np.float32), (i, j)), (units, units))
-    return before | ((reads @ before.astype(np.float32)) > 0)
+    return before | (_read(i, j, units, before) > 0)
+
+
+def _read(i: np.ndarray, j: np.ndarray, units: int, kept: np.ndarray) -> np.ndarray:
+    """The kept groups of all units that a unit reads, counted: unit i reads unit j."""
+    from scipy.sparse import csr_matrix  # slow to import, and nets of independent columns do without
+
+    return np.asarray(csr_matrix((np.ones(len(i), np.float32), (i, j)), (units, units)) @ kept.astype(np.float32))

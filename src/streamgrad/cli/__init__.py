@@ -6,6 +6,7 @@ for, so that the first forecast of `learn` does not wait for what it does not us
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("  --compilation-cache FOLDER|off  where compiled programs are kept, so that the next start is fast")
         return 2 if wrong else 0
     cache.switch_on(folder)
+    gc.set_threshold(200_000)  # imports and traced programs are many objects that stay: looking through them is in vain
     try:
         command = importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:

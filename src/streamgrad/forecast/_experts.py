@@ -106,6 +106,12 @@ def build(expert: Expert, parts: Mapping[str, slice], *, key: PRNGKeyArray) -> R
     return Readout(net, jnp.zeros(features + len(columns) + 1), (Static(heard), Static(columns)))
 
 
+def form(expert: Expert, parts: Mapping[str, slice]) -> tuple[Readout, Readout]:
+    """The shapes of an expert's arrays, and all else of its model; nothing is drawn or compiled."""
+    shapes = eqx.filter_eval_shape(build, expert, parts, key=jax.random.key(0))
+    return eqx.partition(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+
+
 def cell_name(name: str) -> str:
     """The name in `CELLS` of a cell in any spelling. Raises `ValueError` for one that is not there."""
     own = {cells.cell(known): known for known in CELLS}
@@ -138,7 +144,7 @@ class Learning:
 
     def __init__(self, expert: Expert, parts: Mapping[str, slice], horizon: int):
         self.expert, self.parts = expert, parts
-        arrays, self.static = eqx.partition(self._build(jax.random.key(0)), eqx.is_array)
+        arrays, self.static = form(expert, parts)
         adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(expert.rate / horizon))
         self.adam = adam if expert.learns == "adam" else None
         many = sum(leaf.size for leaf in jax.tree.leaves(self.trained(arrays)[0]))

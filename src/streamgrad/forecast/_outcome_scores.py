@@ -15,7 +15,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special, stats
 
 from ._scores import Named, Sums
 
@@ -49,6 +48,8 @@ class OutcomeScores(Sums):
 
 def poisson_loss(count: np.ndarray, rate: np.ndarray) -> np.ndarray:
     """-log of the Poisson probability of counts."""
+    from scipy import special  # slow to import, and only counts need it
+
     return rate - special.xlogy(count, rate) + special.gammaln(count + 1)
 
 
@@ -63,10 +64,14 @@ def rarity(code: np.ndarray, probabilities: Float[np.ndarray, "n classes"]) -> n
 
 def count_rarity(count: np.ndarray, rate: np.ndarray) -> np.ndarray:
     """-log₁₀ of the Poisson probability of this count or of one at most as probable."""
+    from scipy import special
+
     out = np.full(len(count), np.nan)
     for t in np.flatnonzero(np.isfinite(count) & np.isfinite(rate)):
         lower, upper = sorted((float(count[t]), _opposite(float(count[t]), float(rate[t]))))
-        tails = stats.poisson.cdf(lower, rate[t]) + stats.poisson.sf(upper - 1, rate[t])
+        below = special.pdtr(lower, rate[t]) if lower >= 0 else 0.0
+        above = special.pdtrc(upper - 1, rate[t]) if upper >= 1 else 1.0
+        tails = below + above
         out[t] = -np.log10(min(max(float(tails), SMALLEST), 1.0))
     return out + 0.0
 

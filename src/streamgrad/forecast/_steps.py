@@ -26,7 +26,7 @@ from ..train import Kalman
 from ..train._mixing import Mixed, Mixing, MixingState
 from ..train._serving import inference
 from ._encoder import Encoded, Encoder
-from ._experts import OTHERS, Expert, begun_anew, build, weights_of
+from ._experts import OTHERS, Expert, begun_anew, build, form, weights_of
 from ._portions import Portions, Program
 
 CLIP, SLOW, SMALLEST = 3.0, 0.01, 1e-3  # of errors: standard deviations that count, weight of a row, least square
@@ -61,7 +61,7 @@ class Shared:
         if expert.learns:
             raise ValueError("a path is forecast by readouts alone: nets are not learned under it.")
         self.expert, self.parts, self.steps = expert, parts, steps
-        arrays, self.static = eqx.partition(self._build(jax.random.key(0)), eqx.is_array)
+        arrays, self.static = form(expert, parts)
         self.size = arrays.weight.shape[0]
         self.kalman = Kalman(
             prior=OTHERS,

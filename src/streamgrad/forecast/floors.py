@@ -11,7 +11,6 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import get_blas_funcs
 
 from ._encoder import Encoder, carried
 
@@ -96,6 +95,8 @@ def least_squares(
 
     The covariance P stays within its first trace, for where the data excite nothing it would grow without end. It is
     kept as the upper triangle of P / c, so that forgetting costs nothing."""
+    from scipy.linalg import get_blas_funcs  # slow to import, and a forecaster does without
+
     n, size = inputs.shape
     weight, said = np.zeros(size), np.zeros(n)
     symv, syr = get_blas_funcs(("symv", "syr"), dtype=np.float64)
