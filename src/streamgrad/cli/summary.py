@@ -66,6 +66,8 @@ def _table(console: Console, record: Record, name: str, target: Any, scores: dic
         title=Text(f"{name} of {record.source.name}, {_ahead(forecaster)}", style="table.title"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
     )
     table.add_column("forecaster", no_wrap=True)
     for column in (*target.measures.values(), *(["weight"] if target.own else [])):
