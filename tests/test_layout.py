@@ -194,3 +194,16 @@ def test_whatever_is_public_is_documented():
 
 def test_version_is_kept_in_one_place():
     assert f'"{sg.__version__}"' not in (ROOT / "pyproject.toml").read_text("utf-8")
+
+
+def test_no_docstring_says_the_same_twice_in_a_row():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
+                continue
+            words = [word.strip(".:,;").lower() for word in (ast.get_docstring(node) or "").split()]
+            for size in range(4, 60):
+                for start in range(len(words) - 2 * size + 1):
+                    said = words[start : start + size]
+                    where = f"{path.name}, {getattr(node, 'name', 'module')}"
+                    assert said != words[start + size : start + 2 * size], f"{where}: {' '.join(said)} (twice)"

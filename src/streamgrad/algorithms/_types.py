@@ -33,8 +33,7 @@ def members(types: tuple[int, ...]) -> np.ndarray:
 
 def averaged(core: Bank, types: tuple[int, ...]) -> list[Float[Array, "gates types types"]]:
     """Mean weights between cell types: for each link and gate the mean from a unit of type β to one of type α. Absent
-    links count as 0: for each link and gate the mean from a unit of type β to one of type α. Absent links count as 0: a
-    list over links of (gates, α, β)."""
+    links count as 0: a list over links of (gates, α, β)."""
     of = members(types)
     counts = of.sum(1)
     means = []

@@ -58,8 +58,7 @@ class Core(eqx.Module):
     @property
     @abc.abstractmethod
     def structure(self) -> Structure:
-        """The sparsity of a step: the units that each unit reads, and the unit of each parameter. the units that each
-        unit reads, and the unit of each parameter."""
+        """The sparsity of a step: the units that each unit reads, and the unit of each parameter."""
 
     @abc.abstractmethod
     def acts_on_state(self) -> PyTree[bool]:

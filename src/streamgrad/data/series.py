@@ -21,8 +21,7 @@ from streamgrad.data.source import Source
 
 @dataclass(frozen=True)
 class Series:
-    """A bundled series: its place, its usual target, and its period in rows. its place, its usual target, and its
-    period in rows."""
+    """A bundled series: its place, its usual target, and its period in rows."""
 
     name: str
     package: str

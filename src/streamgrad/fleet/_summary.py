@@ -77,8 +77,7 @@ class Summary(NamedTuple):
 
     def plot(self, fleet: Forecasters, path: str | os.PathLike[str] | None = None, *, title: str = "") -> Any:
         """A Matplotlib figure: errors of all keys, and the newest rows of the best, the middle and the worst one. With
-        `path`, it is written there too. errors of all keys, and the newest rows of the best, the middle and the worst
-        one. With `path`, it is written there too."""
+        `path`, it is written there too."""
         from matplotlib.figure import Figure
 
         chosen = self.middle()

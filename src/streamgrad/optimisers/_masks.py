@@ -19,16 +19,15 @@ def is_algorithm(node) -> bool:
 
 
 def fitted(model):
-    """A mask over the model's arrays: whether each fits itself. whether each fits itself."""
+    """A mask over the model's arrays: whether each fits itself."""
     is_fitted = lambda node: isinstance(node, Fitted)
     mark = lambda node: jax.tree.map(lambda _: is_fitted(node), eqx.filter(node, eqx.is_array))
     return jax.tree.map(mark, model, is_leaf=is_fitted)
 
 
 def untrained(model):
-    """A mask over the model's arrays: whether no optimiser moves each: whether no optimiser moves each: it fits itself,
-    is fixed, belongs to an algorithm that learns nothing itself, or gets no gradient (a frozen recurrence, fixed
-    feedback)."""
+    """A mask over the model's arrays: whether no optimiser moves each: it fits itself, is fixed, belongs to an
+    algorithm that learns nothing itself, or gets no gradient (a frozen recurrence, fixed feedback)."""
     is_own = lambda node: isinstance(node, Fitted | Fixed) or (is_algorithm(node) and not node.learns)
     is_part = lambda node: is_own(node) or isinstance(node, Recurrent | Readout)
     arrays = lambda node: eqx.filter(node, eqx.is_array)
@@ -49,7 +48,6 @@ def untrained(model):
 
 def frozen_leaves(layer: Recurrent):
     """A mask over the cell's arrays: whether neither the algorithm nor the cell's output gives each a gradient. None
-    when there is no such algorithm. whether neither the algorithm nor the cell's output gives each a gradient. None
     when there is no such algorithm."""
     cell, algorithm = layer.cell, layer.algorithm
     if type(algorithm).gradient_source is Algorithm.gradient_source:
@@ -78,7 +76,6 @@ def frozen_leaves(layer: Recurrent):
 
 
 def of_algorithms(model):
-    """A mask over the model's arrays: whether each is a leaf of an algorithm. whether each is a leaf of an
-    algorithm."""
+    """A mask over the model's arrays: whether each is a leaf of an algorithm."""
     mark = lambda node: jax.tree.map(lambda _: is_algorithm(node), eqx.filter(node, eqx.is_array))
     return jax.tree.map(mark, model, is_leaf=is_algorithm)

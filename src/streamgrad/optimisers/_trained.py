@@ -16,7 +16,7 @@ from ._masks import untrained
 
 
 def trained(model: Any) -> PyTree[bool]:
-    """A mask over the model's arrays: whether an optimiser moves each. whether an optimiser moves each."""
+    """A mask over the model's arrays: whether an optimiser moves each."""
     arrays = eqx.filter(model, eqx.is_array)
     return jax.tree.map(lambda leaf, own: eqx.is_inexact_array(leaf) and not own, arrays, untrained(model))
 
@@ -136,9 +136,8 @@ _CALLS |= {"custom_vjp_call": "call_jaxpr", "remat2": "jaxpr", "checkpoint": "ja
 
 def frozen(objective: Any, parameters: PyTree, *arguments: Any) -> PyTree[bool]:
     """A mask over the parameters: whether each gradient is zero by the form of the program. The gradient is that of
-    `objective(parameters, *arguments) -> (loss, aux)`; it is zero for whether each gradient is zero by the form of the
-    program. The gradient is that of `objective(parameters, *arguments) -> (loss, aux)`; it is zero for a buffer behind
-    `stop_gradient`, a leaf that nothing reads. From shapes alone."""
+    `objective(parameters, *arguments) -> (loss, aux)`; it is zero for a buffer behind `stop_gradient`, a leaf that
+    nothing reads. From shapes alone."""
     gradient = lambda parameters, *arguments: eqx.filter_grad(objective, has_aux=True)(parameters, *arguments)[0]
     closed = jax.make_jaxpr(gradient)(parameters, *arguments)
     zeros = zero_outputs(closed.jaxpr, [False] * len(closed.jaxpr.invars))

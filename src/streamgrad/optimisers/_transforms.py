@@ -22,9 +22,9 @@ OfModel = Callable[[Any], optax.GradientTransformation]
 
 
 def recurrent_parameters(model: Any) -> PyTree[bool]:
-    """A mask over the model's parameters: whether each learns inside a recurrence: whether each learns inside a
-    recurrence: a parameter of a `sg.Recurrent`'s cell that enters a unit, and not one of the cell's output (an LRU's ν,
-    θ, γ and B; not C and D). One that no gradient trains, as under `sg.Frozen()`, does not."""
+    """A mask over the model's parameters: whether each learns inside a recurrence: a parameter of a `sg.Recurrent`'s
+    cell that enters a unit, and not one of the cell's output (an LRU's ν, θ, γ and B; not C and D). One that no
+    gradient trains, as under `sg.Frozen()`, does not."""
 
     def mark(node):
         if not isinstance(node, Recurrent):

@@ -28,9 +28,8 @@ class Pending(NamedTuple):
 
 class Delay:
     """A delay: a learning copy runs `steps` behind, and a serving copy of the state predicts the present. The learning
-    copy runs on the inputs of the time being scored; the serving copy has the newest weights: a learning copy runs
-    `steps` behind, and a serving copy of the state predicts the present. The learning copy runs on the inputs of the
-    time being scored; the serving copy has the newest weights: nothing learns from the future."""
+    copy runs on the inputs of the time being scored; the serving copy has the newest weights: nothing learns from the
+    future."""
 
     def __init__(self, steps: int):
         self.steps = steps

@@ -20,9 +20,8 @@ def tuned(
     trial: Callable[[dict[str, Any], bool], Trial],
 ) -> Iterator[Trial]:
     """Tuned trials: for each variant a short trial at every rate, then the full trial at the best rate. The short trial
-    is scored on the validation part: for each variant a short trial at every rate, then the full trial at the best
-    rate. The short trial is scored on the validation part: the same effort for all. `trial(variant, tuning)` makes one;
-    the rate is added to the variant."""
+    is scored on the validation part: the same effort for all. `trial(variant, tuning)` makes one; the rate is added to
+    the variant."""
     for variant in variants:
         rate = rates[0]
         if len(rates) > 1:

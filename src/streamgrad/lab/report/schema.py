@@ -29,9 +29,7 @@ class Metric:
 class View:
     """A view of results: a table, curves over steps, or final values against a variant key. A table shows `metrics` of
     the final rows, a line for each value of `keys`; curves count steps in `x`, one for each value of `keys`; final
-    values stand against the variant key `x`. a table, curves over steps, or final values against a variant key. A table
-    shows `metrics` of the final rows, a line for each value of `keys`; curves count steps in `x`, one for each value of
-    `keys`; final values stand against the variant key `x`. `selected`: see `Selection`."""
+    values stand against the variant key `x`. `selected`: see `Selection`."""
 
     kind: str
     title: str
@@ -47,9 +45,7 @@ class View:
 @dataclass(frozen=True)
 class Selection:
     """A selection of variants: for each value of `by`, the values of `over` with the best final metric. The best is by
-    the final mean of `metric` on `split`; views with `selected` show only the chosen ones. for each value of `by`, the
-    values of `over` with the best final metric. The best is by the final mean of `metric` on `split`; views with
-    `selected` show only the chosen ones."""
+    the final mean of `metric` on `split`; views with `selected` show only the chosen ones."""
 
     by: tuple[str, ...]
     over: tuple[str, ...]

@@ -26,9 +26,7 @@ class Cell:
 @dataclass(frozen=True)
 class Table:
     """A table of results: variant keys, metrics, lines with a cell per metric, and floors. Floors are lines of a name
-    and a text per metric; the numbers of seeds are the least and the most. variant keys, metrics, lines with a cell per
-    metric, and floors. Floors are lines of a name and a text per metric; the numbers of seeds are the least and the
-    most."""
+    and a text per metric; the numbers of seeds are the least and the most."""
 
     keys: tuple[str, ...]
     metrics: tuple[str, ...]

@@ -18,8 +18,6 @@ __all__ = ["TracePatterning", "bayes_error", "zero_error"]
 class TracePatterning(Conditioning):
     """A conditioning task: valid patterns of `on` out of `bits` bits announce a US `isi` steps later. A pattern comes
     on one step; `valid` of the C(bits, on) patterns, drawn by the seed, are followed by the US, the others by nothing.
-    valid patterns of `on` out of `bits` bits announce a US `isi` steps later. A pattern comes on one step; `valid` of
-    the C(bits, on) patterns, drawn by the seed, are followed by the US, the others by nothing.
 
     12 inputs: 6 bits, the US, 5 distractors. `stream(seed)` gives the stream. With gamma .9 the mean squared error of
     predicting 0 is .0201, and that of the best prediction .0017.
