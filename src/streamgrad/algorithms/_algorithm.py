@@ -96,6 +96,12 @@ class Algorithm(eqx.Module):
     def traits(self, core: Core) -> Traits:
         """What holds of this algorithm on this core."""
 
+    def told_by_row(self, core: Core) -> tuple[Array, ...]:
+        """The arrays of the core whose gradient is finite if its first row is, given moderate states and inputs: a
+        step then need not be looked at whole."""
+        del core
+        return ()
+
     # A chunk at once, for frozen weights.
 
     def unroll(self, core: Core, state: PyTree[Array], xs: Array, starts: Starts = None) -> PyTree[Array]:

@@ -104,6 +104,10 @@ class SnAp(Structured):
         choose = lambda kind, t, n: t if kind == "time" else n
         return None, jax.tree.map(choose, self.gradient_source(core), through_time, now)
 
+    def told_by_row(self, core):
+        alone = self.only is None and not self._looks_back(core)  # else the gradient is not of the traces alone
+        return super().told_by_row(core) if alone else ()
+
     def check_unroll(self, core):
         if self._looks_back(core):
             raise self._no_chunk()

@@ -48,6 +48,9 @@ class Structured(Online):
     def pullback(self, core, residual, cotangent):
         return None, self._bound().pullback(core, residual, cotangent)
 
+    def told_by_row(self, core):
+        return self._bound().told_by_row(core)
+
     def check_unroll(self, core):
         if not (isinstance(self._bound(), PerUnit) or self._closed(core)):
             raise TypeError(

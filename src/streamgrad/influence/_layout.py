@@ -29,6 +29,11 @@ class Layout(abc.ABC, Generic[C]):
     def pullback(self, core: C, trace: PyTree[Array], cotangent: PyTree[Array]) -> C:
         """`(dL/ds) J`, shaped like the core."""
 
+    def told_by_row(self, core: C) -> tuple[Array, ...]:
+        """The arrays of the core whose gradient is finite if its first row is, given moderate states and inputs."""
+        del core
+        return ()
+
     def whole(self, core: C, n: int) -> bool:
         """Whether all of the pattern `M_n` is kept."""
         del core, n

@@ -75,6 +75,36 @@ def frozen_leaves(layer: Recurrent):
     return jax.tree.map(lambda _, own: own is True, eqx.filter(cell, eqx.is_array), frozen, is_leaf=lambda v: v is None)
 
 
+#: Below this many entries a gradient is looked at whole.
+WORTH_A_ROW = 4096
+
+
+def told_by_row(model):
+    """A mask over the model's arrays: whether the first row of each gradient tells that all of it is finite, by its
+    layer's algorithm. None where no large one is so."""
+    is_layer = lambda node: isinstance(node, Recurrent)
+    large = lambda leaf: leaf.size >= WORTH_A_ROW
+
+    def mark(node):
+        arrays, static = eqx.partition(node, eqx.is_array)
+        marks = jax.tree.map(lambda _: False, arrays)
+        if not is_layer(node) or not any(map(large, jax.tree.leaves(arrays))):
+            return marks
+
+        def note(arrays):
+            nonlocal marks
+            layer = eqx.combine(arrays, static)
+            told = layer.algorithm.told_by_row(layer.cell.core())
+            # Only what the core takes as it is: what it makes of other parameters has another gradient.
+            marks = jax.tree.map(lambda leaf: large(leaf) and any(leaf is weights for weights in told), arrays)
+
+        jax.eval_shape(note, arrays)
+        return marks
+
+    marks = jax.tree.map(mark, model, is_leaf=is_layer)
+    return marks if any(jax.tree.leaves(marks)) else None
+
+
 def of_algorithms(model):
     """A mask over the model's arrays: whether each is a leaf of an algorithm."""
     mark = lambda node: jax.tree.map(lambda _: is_algorithm(node), eqx.filter(node, eqx.is_array))

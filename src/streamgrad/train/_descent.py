@@ -54,7 +54,7 @@ class Descent(Update):
 
     def __call__(self, state, trained, evidence, guard):
         gradient, given, value = evidence.gradient(), evidence.given, evidence.value
-        sound = guard.sound(evidence.loss, given, gradient)
+        sound = evidence.sound(guard, gradient)
         if jax.tree.leaves(state.owed):
             state, gradient = self._with_owed(state, gradient, given)
         learned = given & sound
@@ -80,10 +80,17 @@ class Descent(Update):
 
     def _move(self, state, trained, gradient, value, learned, evidence, guard):
         value = value.astype(value_dtype(trained))
-        moved, optimiser = updated(self.optimiser, gradient, state.optimiser, trained, value=value, grad=gradient)
-        choose = guard.choose(learned)
-        moved = evidence.kept(jax.tree.map(choose, moved, trained), trained)
-        return state._replace(optimiser=jax.tree.map(choose, optimiser, state.optimiser)), moved
+
+        def move(trained, optimiser):
+            return updated(self.optimiser, gradient, optimiser, trained, value=value, grad=gradient)
+
+        if any(leaf.ndim for leaf in jax.tree.leaves(state.optimiser)):
+            # A branch: chosen entry by entry, the arrays of the optimiser would each be read and written once more.
+            moved, optimiser = jax.lax.cond(learned, move, lambda *both: both, trained, state.optimiser)
+        else:
+            choose = guard.choose(learned)
+            moved, optimiser = jax.tree.map(choose, move(trained, state.optimiser), (trained, state.optimiser))
+        return state._replace(optimiser=optimiser), evidence.kept(moved, trained)
 
     def _with_owed(self, state, gradient, given):
         own, rest = eqx.partition(gradient, self.own)

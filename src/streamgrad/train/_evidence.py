@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from ._streams import total
+
+if TYPE_CHECKING:
+    from ._guard import Guard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Evidence:
     - `sensitivity`: what `Update.sensitivity` made of each stream's own pullback, for all others;
     - `estimate`: the gradient itself, where an estimator knows nothing else;
     - `untouched`: which parameters no gradient can reach, None where that is not known;
+    - `told_by_row`: of which parameters the first row of the gradient tells whether all of it is finite, None: of none;
+      `closely`: whether this step is looked at whole all the same;
     - `streams`: their number, None for one; `due`: whether this step ends a window of `update_every` steps.
     """
 
@@ -55,6 +60,8 @@ class Evidence:
     sensitivity: PyTree = None
     estimate: PyTree = None
     untouched: PyTree = None
+    told_by_row: PyTree = None
+    closely: Bool[Array, ""] | bool = True
 
     @property
     def given(self) -> Bool[Array, ""]:
@@ -78,6 +85,15 @@ class Evidence:
         if self.untouched is None:
             return new
         return jax.tree.map(lambda new, old, stays: old if stays else new, new, old, self.untouched)
+
+    def sound(self, guard: Guard, gradient: PyTree) -> Bool[Array, ""]:
+        """Whether the guard lets the step be learned from. It looks at all of the gradient, or at the first row of what
+        a row tells of: a look at all of it would write it to memory and read it again."""
+        if self.told_by_row is None or not guard.by_row:
+            return guard.sound(self.loss, self.given, gradient)
+        part = jax.tree.map(lambda g, told: g[:1] if told else g, gradient, self.told_by_row)
+        whole = lambda: guard.sound(self.loss, self.given, self.gradient())
+        return jax.lax.cond(self.closely, whole, lambda: guard.sound(self.loss, self.given, part))
 
     def gradient(self) -> PyTree:
         """The gradient of the loss, its mean over the streams that have one."""

@@ -32,6 +32,11 @@ class Guard(abc.ABC):
     #: the loops over traces. Where it would copy the carry at every step, they are chosen by bits.
     by_branch: bool
 
+    @property
+    def by_row(self) -> bool:
+        """Whether `sound` only asks whether the gradient is finite, so that rows of it may stand for the whole."""
+        return False
+
     @abc.abstractmethod
     def choose(self, flag: Array) -> Callable[[Array, Array], Array]:
         """A function (new, old) -> array; it takes the new one where the flag is set."""
@@ -62,6 +67,10 @@ class Skip(Guard):
 
     stretch = 1
     by_branch = True
+
+    @property
+    def by_row(self):
+        return type(self).sound is Skip.sound
 
     def choose(self, flag):
         return select(flag)

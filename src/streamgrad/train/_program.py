@@ -11,6 +11,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ..estimators import Differentiate, Estimator
 from ..nn import next_growth_step, restarted
+from ..optimisers._masks import told_by_row
 from ..optimisers._trained import frozen, split, trained
 from ._carries import states_only
 from ._delay import Delay
@@ -19,6 +20,7 @@ from ._guard import Guard
 from ._memory import Memory, Told, counted
 from ._rules import Rule
 from ._serving import serving, without_traces
+from ._soundness import closely
 from ._update import Price, Update
 from ._window import Window
 
@@ -67,6 +69,7 @@ class Program:
         self.estimator = estimator or Differentiate()
         self.static = eqx.partition(model, eqx.is_array)[1]
         self.trained = trained(model)
+        self.told_by_row = _of_trained(told_by_row(model), self.trained)
         self.lead = () if streams is None else (streams,)
         self.next_growth_step = next_growth_step(model)
 
@@ -212,8 +215,18 @@ class Program:
             y, carry, pull, sensitivity = self._linearise(forward, parameters, memory.carry, x)
             kept, finding = self.rule(memory.rule, y, signal, reset)
             untouched = self._untouched(forward, parameters, memory.carry, x)
+            evidence = Evidence(
+                finding,
+                y,
+                self.streams,
+                due,
+                pull,
+                sensitivity,
+                untouched=untouched,
+                told_by_row=self.told_by_row,
+                closely=closely(memory.steps[0], x, memory.carry, carry),
+            )
             memory = memory._replace(carry=carry, rule=kept)
-            evidence = Evidence(finding, y, self.streams, due, pull, sensitivity, untouched=untouched)
         state, parameters, sound = self.update(memory.update, parameters, evidence, self.guard)
         memory = memory._replace(model=eqx.combine(parameters, fixed), update=state)
         return memory, evidence.y, evidence.finding, sound
@@ -322,3 +335,8 @@ class Program:
         else:
             new, _ = jax.lax.scan(fit, old, (carry, target))
         return jax.tree.map(self.guard.choose(learned), new, old)
+
+
+def _of_trained(marks: PyTree, trained: PyTree) -> PyTree:
+    """Marks of the trained parameters, None in the place of all else."""
+    return None if marks is None else jax.tree.map(lambda mark, moved: mark if moved else None, marks, trained)

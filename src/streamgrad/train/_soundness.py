@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from .._base.persistent import Persistent
+from ._carries import states
 
 
 def finite(tree) -> Bool[Array, ""]:
@@ -19,6 +20,21 @@ def finite(tree) -> Bool[Array, ""]:
         largest = float(jnp.finfo(leaf.dtype).max) ** 0.5
         ok &= (jnp.abs(jnp.ones((1, len(rows)), leaf.dtype) @ rows) < largest).all()
     return ok
+
+
+#: Steps from one look at all of a gradient to the next, where its first row tells of the others.
+BETWEEN_LOOKS = 16
+
+
+def closely(steps, x, before, after) -> Bool[Array, ""]:
+    """Whether a step is to be looked at whole: once in `BETWEEN_LOOKS` steps, within which no trace grows from what
+    passes a look to infinity (by 10¹⁹) while states stay moderate; and where the input or a state, before the step or
+    after it, is so large that a product of four such numbers might overflow."""
+    ok = steps % BETWEEN_LOOKS != 0
+    for leaf in jax.tree.leaves((x, states(before), states(after))):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            ok &= (jnp.abs(leaf) < float(jnp.finfo(leaf.dtype).max) ** 0.25).all()
+    return ~ok
 
 
 def finite_by_stream(tree, streams):
