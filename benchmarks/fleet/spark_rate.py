@@ -109,10 +109,7 @@ def child(given: argparse.Namespace) -> None:
         said = spark.learn(rows, make, key="sensor", order="n", inputs=["x"], targets=["y"], shards=given.shards)
     write = lambda table, batch: table.write.mode("overwrite").parquet(f"{folder}/said/batch={batch}")
     stream = said.writeStream.foreachBatch(write).option("checkpointLocation", str(folder / "checkpoint"))
-    query = stream.trigger(availableNow=True).start()
-    query.awaitTermination()
-    progress = [p if isinstance(p, dict) else json.loads(p.json) for p in query.recentProgress]
-    (folder / "progress.json").write_text(json.dumps(progress, indent=1, default=str))
+    stream.trigger(availableNow=True).start().awaitTermination()
 
 
 def as_parquet(folder: Path) -> None:
@@ -159,7 +156,6 @@ def main() -> None:
                 time.sleep(0.01)
             if process.wait():
                 raise SystemExit((folder.parent / "rate.log").read_text(errors="replace")[-3000:])
-        progress = json.loads((folder / "progress.json").read_text())
     first, last = marks[given.warm], marks[given.batches - 1]
     rows = (given.batches - 1 - given.warm) * given.batch
     spent = {name: last[0][name] - first[0][name] for name in ("java", "python")}
@@ -169,8 +165,6 @@ def main() -> None:
     found |= {"rows_per_wall_s": round(rows / (last[1] - first[1])), "load": os.getloadavg()}
     cpu = lambda batch: round(sum(marks[batch][0].values()), 2)
     found |= {"cpu_s_until_batch": {batch: cpu(batch) for batch in sorted(marks)}}
-    if given.what != "copy":
-        found["bytes_of_state"] = progress[-1]["stateOperators"][0]["customMetrics"].get("rocksdbBytesWritten")
     given.out.mkdir(parents=True, exist_ok=True)
     with open(given.out / "rate.jsonl", "a") as file:
         file.write(json.dumps(found) + "\n")

@@ -9,8 +9,8 @@
 Spark's checkpoint makes states and offsets of the source one, and a micro-batch that is tried again is written anew.
 Keys are dealt out to `shards` by their hash; all rows of a shard in a micro-batch are one call of `apply`, and a
 shard's states are one value in Spark's state store. Spark deals shards out to partitions: more machines take over
-shards with their states, and no bit changes. Rows travel to their shard as Arrow tables, some thousand together, since
-Spark's Python worker takes rows one by one.
+shards with their states, and no bit changes. Rows travel to their shard as Arrow tables: Spark's Python worker would
+take them one by one.
 
 Within a micro-batch rows of a key are put in order by the column `order`. From one micro-batch to the next that is the
 source's duty: Kafka keeps the order of a partition, so send a key always to the same one; Spark's file source takes
@@ -29,20 +29,19 @@ from ._apply import apply
 from ._clocks import Clocks
 from ._errors import FleetError
 from ._kernel import Kernel
-from ._tables import dealt, read, states_read, states_written
 
 try:
     import pandas as pd
     from pyspark.sql import DataFrame, functions as F, types as T  # pyright: ignore[reportMissingImports]
     from pyspark.sql.streaming import StatefulProcessor  # pyright: ignore[reportMissingImports]
+
+    from ._tables import dealt, read, states_read, states_written
 except ImportError as error:
     raise ImportError(f"{error.name} is not installed: pip install 'streamgrad[spark]' brings Spark.") from error
 
-ADVICE = (
-    'The order of a key from one micro-batch to the next is the source\'s duty; late="skip" leaves such rows out and '
-    "marks them."
-)
-STATE = "learners binary not null"
+ADVICE = 'Order between micro-batches is the source\'s duty; late="skip" leaves such rows out and marks them.'
+STATE = "learners binary not null"  # of a shard, as `states_written` makes them
+_TIMES, _NUMBERS = (T.TimestampType, T.TimestampNTZType, T.DateType), T.ArrayType(T.FloatType())
 
 
 def learn(
@@ -87,16 +86,12 @@ def learn(
         raise ValueError(f"the order {order!r} must be whole numbers or times, got {given.simpleString()}.")
     wanted = [F.col(key), as_number.cast("bigint").alias(order)]
     wanted += [F.col(name).cast("float").alias(name) for name in (*inputs, *targets)]
-    shard = F.pmod(F.xxhash64(F.col(key)), F.lit(shards)).cast("int").alias("_shard")
+    shard = F.pmod(F.xxhash64(F.col(key)), F.lit(shards)).cast("int")
     processor = Shard(kernel, uuid.uuid4().hex, (key, order, tuple(inputs), tuple(targets)), late == "skip")
-    said = T.StructType().add(key, T.StringType()).add(order, T.LongType())
-    said = said.add("prediction", T.ArrayType(T.FloatType())).add("loss", T.FloatType())
-    said = said.add("learned", T.BooleanType()).add("late", T.BooleanType())
+    said = T.StructType().add(key, T.StringType()).add(order, T.LongType()).add("prediction", _NUMBERS)
+    said = said.add("loss", T.FloatType()).add("learned", T.BooleanType()).add("late", T.BooleanType())
     tables = rows.select(shard, *wanted).mapInArrow(dealt, "shard int, rows binary")
     return tables.groupBy("shard").transformWithStateInPandas(processor, said, "Append", "None")
-
-
-_TIMES = (T.TimestampType, T.TimestampNTZType, T.DateType)
 
 
 _kernels: dict[str, Kernel] = {}  # of a worker, which serves many tasks, by call of `learn`
@@ -118,19 +113,19 @@ class Shard(StatefulProcessor):
         table = read(bytes(each) for some in rows for each in some["rows"])
         if table[name].null_count or table[order].null_count:
             raise FleetError(f"A row has no {name!r} or no {order!r}: each needs both. Leave such rows out before.")
-        # By time alone: learners whose rows alternate take steps together.
-        table = table.take(np.argsort(table[order].to_numpy(), kind="stable"))
+        # By time first: learners whose rows alternate take steps together.
+        table = table.sort_by([(order, "ascending"), (name, "ascending")])
         keys, times = table[name].to_pylist(), table[order].to_numpy()
-        before = self._states.get()
-        states, last = states_read(None if before is None else before[0])
+        (before,) = self._states.get() or (None,)
+        states, last = states_read(before)
         late = self._late(keys, times, last)
         on_time = np.flatnonzero(~late)
         mine = [keys[k] for k in on_time]
+        old = [states.get(each) for each in mine]
         columns = lambda names: np.array([table[each].to_numpy() for each in names], np.float32)
         numbers = lambda names: columns(names).reshape(len(names), len(keys)).T[on_time]
         if self._token not in _kernels:
             _kernels[self._token] = self._make()
-        old = [states.get(each) for each in mine]
         after, out = apply(_kernels[self._token], old, mine, numbers(inputs), numbers(targets))
         states.update(zip(mine, after, strict=True))
         self._states.update((states_written(states, last),))
