@@ -66,40 +66,44 @@ print(spark.Shard(None, "", (), True)._late(["a", "a", "b"], __import__("numpy")
 
 SHARD = """
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import spark_kills
 import streamgrad as sg
-from streamgrad.fleet import spark
+from streamgrad.fleet import _tables, spark
 
 
-class States(list):
+class State:
+    value = None
+
     def get(self):
-        return iter(self)
+        return self.value
 
-    def put(self, rows):
-        self[:] = rows
+    def update(self, value):
+        self.value = value
 
 
 def told(shard, keys, order, x):
-    rows = pd.DataFrame({"_shard": 0, "sensor": keys, "n": order, "x": np.float32(x), "y": np.float32(x) / 2})
-    (said,) = shard.handleInputRows((0,), iter([rows[:1], rows[1:]]), None)
+    columns = [pa.array([0] * len(keys), pa.int32()), pa.array(keys), pa.array(order, pa.int64())]
+    columns += [pa.array(np.float32(x)), pa.array(np.float32(x) / 2)]
+    rows = pa.record_batch(columns, ["_shard", "sensor", "n", "x", "y"])
+    parts = [part.to_pandas() for part in _tables.dealt([rows[:1], rows[1:]])]
+    (said,) = shard.handleInputRows((0,), iter(parts), None)
     return said
 
 
 shard = spark.Shard(spark_kills.kernel, "token", ("sensor", "n", ("x",), ("y",)), True)
-shard._states = States()
+shard._states = State()
 first = told(shard, ["b", "a", "b"], [2, 7, 1], [0.2, 0.7, 0.1])
 again = told(shard, ["a", "a", "b"], [7, 9, 1], [0.5, 0.9, 0.3])
 all_late = told(shard, ["a"], [9], [0.9])
 fleet = sg.Fleet.of(spark_kills.kernel())
-x = np.float32([[0.7], [0.1], [0.2], [0.9]])
-out = fleet.update(["a", "b", "b", "a"], x, x / 2)
-said = [*first.prediction, again.prediction[1]]
-assert first.sensor.tolist() == ["a", "b", "b"] and np.array_equal(np.stack(said), out.prediction)
-assert again.late.tolist() == [True, False, True] and again.prediction[0] is None and all_late.late.tolist() == [True]
-assert [(key, state, last) for key, state, last in shard._states] == [
-    ("a", fleet.state("a"), 9), ("b", fleet.state("b"), 2)
-]
+x = np.float32([[0.1], [0.2], [0.7], [0.9]])
+out = fleet.update(["b", "b", "a", "a"], x, x / 2)
+said = [*first.prediction, again.prediction[2]]
+assert first.sensor.tolist() == ["b", "b", "a"] and np.array_equal(np.stack(said), out.prediction)
+assert again.late.tolist() == [True, True, False] and again.prediction[0] is None and all_late.late.tolist() == [True]
+kept = {key: fleet.state(key) for key in ("a", "b")}
+assert _tables.states_read(shard._states.value[0]) == (kept, {"a": 9, "b": 2})
 for keys, order in ((["a", None], [10, 11]), (["a"], [None])):
     try:
         told(shard, keys, order, [0.5] * len(keys))

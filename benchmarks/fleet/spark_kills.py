@@ -87,6 +87,7 @@ def session(partitions: int) -> Any:
 def child(given: argparse.Namespace) -> None:
     """Learn from all files that are there, or rescale, or say what came of it."""
     from streamgrad.fleet import spark
+    from streamgrad.fleet._tables import states_read
 
     folder, partitions = given.child, given.partitions
     at = {name: str(folder / name) for name in ("rows", "said", "checkpoint")}
@@ -97,7 +98,7 @@ def child(given: argparse.Namespace) -> None:
     if given.digest:
         said = driver.read.parquet(at["said"]).orderBy("n").collect()
         states = driver.read.format("statestore").option("stateVarName", "learners").load(at["checkpoint"])
-        kept = sorted((row.list_element.key, bytes(row.list_element.state)) for row in states.collect())
+        kept = sorted(pair for row in states.collect() for pair in states_read(row.value.learners)[0].items())
         lines = [(r.sensor, r.n, np.float32(r.prediction).tobytes(), np.float32(r.loss).tobytes()) for r in said]
         digest = lambda what: hashlib.sha256(repr(what).encode()).hexdigest()
         predictions = np.array([r.prediction for r in said], np.float32)
@@ -124,10 +125,15 @@ def _progress(progress: Any) -> Any:
 
 
 def start(folder: Path, given: argparse.Namespace, partitions: int, *more: str) -> subprocess.Popen:
+    command = [*given.wrap.split(), sys.executable, __file__, "--child", str(folder), "--partitions", str(partitions)]
+    return started([*command, "--shards", str(given.shards), *more], folder)
+
+
+def started(command: list[str], folder: Path) -> subprocess.Popen:
+    """A command in a session of its own, which logs beside its folder."""
     cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"), "NPROC": "1"}
     cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
-    command = [*given.wrap.split(), sys.executable, __file__, "--child", str(folder), "--partitions", str(partitions)]
-    command += ["--shards", str(given.shards), *more]
+    cache |= {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}  # of Python workers, too
     with open(folder.parent / f"{folder.name}.log", "ab") as log:
         return subprocess.Popen(command, env=os.environ | cache, start_new_session=True, stdout=log, stderr=log)
 

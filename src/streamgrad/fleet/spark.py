@@ -8,8 +8,9 @@
 
 Spark's checkpoint makes states and offsets of the source one, and a micro-batch that is tried again is written anew.
 Keys are dealt out to `shards` by their hash; all rows of a shard in a micro-batch are one call of `apply`, and a
-shard's states are one list in Spark's state store. Spark deals shards out to partitions: more machines take over shards
-with their states, and no bit changes.
+shard's states are one value in Spark's state store. Spark deals shards out to partitions: more machines take over
+shards with their states, and no bit changes. Rows travel to their shard as Arrow tables: Spark's Python worker would
+take them one by one.
 
 Within a micro-batch rows of a key are put in order by the column `order`. From one micro-batch to the next that is the
 source's duty: Kafka keeps the order of a partition, so send a key always to the same one; Spark's file source takes
@@ -33,14 +34,14 @@ try:
     import pandas as pd
     from pyspark.sql import DataFrame, functions as F, types as T  # pyright: ignore[reportMissingImports]
     from pyspark.sql.streaming import StatefulProcessor  # pyright: ignore[reportMissingImports]
+
+    from ._tables import dealt, read, states_read, states_written
 except ImportError as error:
     raise ImportError(f"{error.name} is not installed: pip install 'streamgrad[spark]' brings Spark.") from error
 
-ADVICE = (
-    'The order of a key from one micro-batch to the next is the source\'s duty; late="skip" leaves such rows out and '
-    "marks them."
-)
-STATE = "key string not null, state binary not null, last bigint not null"
+ADVICE = 'Order between micro-batches is the source\'s duty; late="skip" leaves such rows out and marks them.'
+STATE = "learners binary not null"  # of a shard, as `states_written` makes them
+_TIMES, _NUMBERS = (T.TimestampType, T.TimestampNTZType, T.DateType), T.ArrayType(T.FloatType())
 
 
 def learn(
@@ -85,16 +86,12 @@ def learn(
         raise ValueError(f"the order {order!r} must be whole numbers or times, got {given.simpleString()}.")
     wanted = [F.col(key), as_number.cast("bigint").alias(order)]
     wanted += [F.col(name).cast("float").alias(name) for name in (*inputs, *targets)]
-    shard = F.pmod(F.xxhash64(F.col(key)), F.lit(shards)).cast("int").alias("_shard")
+    shard = F.pmod(F.xxhash64(F.col(key)), F.lit(shards)).cast("int")
     processor = Shard(kernel, uuid.uuid4().hex, (key, order, tuple(inputs), tuple(targets)), late == "skip")
-    said = (
-        T.StructType().add(key, T.StringType()).add(order, T.LongType()).add("prediction", T.ArrayType(T.FloatType()))
-    )
+    said = T.StructType().add(key, T.StringType()).add(order, T.LongType()).add("prediction", _NUMBERS)
     said = said.add("loss", T.FloatType()).add("learned", T.BooleanType()).add("late", T.BooleanType())
-    return rows.select(shard, *wanted).groupBy("_shard").transformWithStateInPandas(processor, said, "Append", "None")
-
-
-_TIMES = (T.TimestampType, T.TimestampNTZType, T.DateType)
+    tables = rows.select(shard, *wanted).mapInArrow(dealt, "shard int, rows binary")
+    return tables.groupBy("shard").transformWithStateInPandas(processor, said, "Append", "None")
 
 
 _kernels: dict[str, Kernel] = {}  # of a worker, which serves many tasks, by call of `learn`
@@ -108,26 +105,30 @@ class Shard(StatefulProcessor):
 
     def init(self, handle: Any) -> None:
         """Spark's call at the begin of a task."""
-        self._states = handle.getListState("learners", STATE)
+        self._states = handle.getValueState("learners", STATE)
 
     def handleInputRows(self, key: Any, rows: Iterator[pd.DataFrame], timerValues: Any) -> Iterator[pd.DataFrame]:
         """Spark's call for the rows of a shard in a micro-batch."""
         name, order, inputs, targets = self._columns
-        known = {each: (bytes(state), last) for each, state, last in self._states.get()}
-        table = pd.concat(list(rows)).sort_values([name, order], kind="stable")
-        if table[[name, order]].isna().to_numpy().any():
+        table = read(bytes(each) for some in rows for each in some["rows"])
+        if table[name].null_count or table[order].null_count:
             raise FleetError(f"A row has no {name!r} or no {order!r}: each needs both. Leave such rows out before.")
-        keys, times = table[name].tolist(), table[order].to_numpy()
-        late = self._late(keys, times, {each: last for each, (_, last) in known.items()})
+        # By time first: learners whose rows alternate take steps together.
+        table = table.sort_by([(order, "ascending"), (name, "ascending")])
+        keys, times = table[name].to_pylist(), table[order].to_numpy()
+        (before,) = self._states.get() or (None,)
+        states, last = states_read(before)
+        late = self._late(keys, times, last)
         on_time = np.flatnonzero(~late)
         mine = [keys[k] for k in on_time]
-        numbers = lambda columns: table[list(columns)].to_numpy(np.float32)[on_time]
-        before = [known[each][0] if each in known else None for each in mine]
+        old = [states.get(each) for each in mine]
+        columns = lambda names: np.array([table[each].to_numpy() for each in names], np.float32)
+        numbers = lambda names: columns(names).reshape(len(names), len(keys)).T[on_time]
         if self._token not in _kernels:
             _kernels[self._token] = self._make()
-        after, out = apply(_kernels[self._token], before, mine, numbers(inputs), numbers(targets))
-        known |= {each: (state, int(times[k])) for each, state, k in zip(mine, after, on_time, strict=True)}
-        self._states.put([(each, *known[each]) for each in sorted(known)])
+        after, out = apply(_kernels[self._token], old, mine, numbers(inputs), numbers(targets))
+        states.update(zip(mine, after, strict=True))
+        self._states.update((states_written(states, last),))
         prediction, loss, learned = [None] * len(keys), np.full(len(keys), np.nan, np.float32), ~late
         for k, y in zip(on_time, np.asarray(out.prediction, np.float32), strict=True):
             prediction[k] = y.reshape(-1)
@@ -135,16 +136,14 @@ class Shard(StatefulProcessor):
         said = {"prediction": prediction, "loss": loss, "learned": learned, "late": late}
         yield pd.DataFrame({name: keys, order: times, **said})
 
-    def _late(self, keys: list[str], times: np.ndarray, last: dict[str, int]) -> np.ndarray:
-        """Which rows are not after their key's last one; they are sorted by key and time."""
+    def _late(self, keys: list[str], times: np.ndarray, last: dict[Any, int]) -> np.ndarray:
+        """Which rows, sorted by time, are not after their key's last one; `last` is brought up to date."""
         clocks = Clocks("skip" if self._skips else "refuse", 0, ADVICE)
         try:
-            on_time, newest = clocks.look(
-                keys, times, lambda some: {key: last[str(key)] for key in some if str(key) in last}
-            )
+            on_time, newest = clocks.look(keys, times, lambda some: {key: last[key] for key in some if key in last})
         except ValueError as error:
             raise FleetError(str(error)) from None
-        last.update({str(key): time for key, time in newest.items()})
+        last.update(newest)
         return ~on_time
 
     def close(self) -> None:
