@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -207,7 +205,6 @@ def run(
     def seen(record: Any) -> None:
         if not first and record.first is not None:
             first.append(seconds_since_start())
-            Thread(target=_draws, daemon=True).start()
         for line in notes():
             progress.say(line)
         progress.update(record.row, source.fraction(), newest())
@@ -227,10 +224,3 @@ def run(
     if record.row == 0 and ended:
         raise SourceError(f"{source.name} has a header but no rows: there is nothing to learn from.")
     return 0 if ended else 130
-
-
-def _draws() -> None:
-    """Import what draws the picture: a third of a second, beside the rows instead of after them."""
-    with contextlib.suppress(ImportError):  # said when the picture is drawn
-        import matplotlib.backends.backend_agg
-        import matplotlib.figure  # noqa: F401
