@@ -262,22 +262,8 @@ GAPS = (
         1.0,
         "trace-conditioning --steps 8000000 --seeds 10",
     ),
-    (
-        "SnAp-2 by string at the larger rates, 128 units (resumes the run)",
-        "snap-copy-128",
-        0.5,
-        "snap-copy --cells gru --networks sparse-128-2 --sparse BPTT SnAp-1 SnAp-2 --sweep --rates 3e-4 1e-3 3e-3 1e-2 "
-        "3e-2 1e-1 --tokens 256000 --every 32000 --out results/snap-copy-128",
-    ),
     ("Fashion-MNIST by row, five modes", "digits", 2.4 * 28 / 64 * 5 / 4 * 4 / 3, "fashion"),
     ("Fashion-MNIST by pixel, as many updates", "digits", 2.4 * 784 / 64 * 5 / 4 * 4 / 3, "fashion --by pixel"),
-    (
-        "copy with 128 units, 93.8% zeros, without SnAp-2",
-        "snap-copy-128",
-        1.0,
-        "snap-copy --cells gru --networks sparse-128-8 --sparse BPTT SnAp-1 --sweep --rates 0.001 0.003 0.01 0.03 0.1 "
-        "--tokens 256000 --every 32000",
-    ),
     ("generated 1-D digits, four modes", "digits", 2.5 * 40 / 64, "mnist1d"),
 )
 
