@@ -33,20 +33,31 @@ MODELS = {
     "RFLO": lambda: layers(lambda *a, **o: sg.cells.LeakyRNN(150, 40, **o), sg.RFLO()),
     "two layers": lambda: [
         sg.Recurrent(sg.cells.GRU(24, 40, key=KEY, dtype=jnp.float32), sg.SnAp(1)),
-        Hole(),
-        *[*layers(lambda *a, **o: sg.cells.GRU(40, 40, **o), sg.SnAp(1))],
+        *layers(lambda *a, **o: sg.cells.GRU(40, 40, **o), sg.SnAp(1)),
+    ],
+    "a hole between": lambda: [
+        sg.Recurrent(sg.cells.GRU(24, 40, key=KEY, dtype=jnp.float32), sg.SnAp(1)),
+        Plain(lambda x: x.at[3].divide(jnp.where(jnp.abs(x[0]) > 0.05, 1.0, 0.0))),
+        *layers(lambda *a, **o: sg.cells.GRU(40, 40, **o), sg.SnAp(1)),
+    ],
+    "a steep readout": lambda: [
+        (model := layers(sg.cells.GRU, sg.SnAp(1)))[0],
+        Plain(jnp.cbrt),
+        model[1],
     ],
 }
 
 
-class Hole(eqx.Module):
-    """Divides by what may be zero: one of its outputs is infinite while its inputs are moderate."""
+class Plain(eqx.Module):
+    """A function of what the layer below says."""
+
+    function: object = eqx.field(static=True)
 
     def init(self, *, key):
         return ()
 
     def __call__(self, carry, x):
-        return carry, x.at[3].divide(jnp.where(jnp.abs(x[0]) > 0.05, 1.0, 0.0))
+        return carry, self.function(x)
 
 
 def learners(model, optimiser, **options):
@@ -60,13 +71,14 @@ def learners(model, optimiser, **options):
 def wild_stream(inputs: int, seed: int):
     rng = np.random.default_rng(seed)
     xs, ys = rng.normal(size=(STEPS, inputs)).astype(np.float32), rng.normal(size=(STEPS, 1)).astype(np.float32)
+    xs[0] = 0
     for _ in range(3):
         xs[rng.integers(STEPS), rng.integers(inputs)] = rng.choice(WILD)
     ys[rng.integers(STEPS), 0] = rng.choice(WILD)
     return xs, ys, rng.random(STEPS) < 0.03
 
 
-QUICK = ("GRU", "columns", "two layers")
+QUICK = ("GRU", "columns", "a hole between", "a steep readout")
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.full) for n in MODELS])
@@ -124,13 +136,57 @@ def test_a_trace_that_grows_without_end_is_noticed_in_time():
     assert bool(memory.broken)
 
 
-def test_only_large_weights_that_the_core_takes_as_they_are_are_told_by_a_row():
-    marked = lambda model: sum(jax.tree.leaves(told_by_row(model) or False))
-    assert marked(sg.nn.Sequential(MODELS["GRU"]())) == 1  # weight_h alone has 4,096 entries
-    assert marked(sg.nn.Sequential(layers(sg.cells.GRU, sg.SnAp(1, present="full")))) == 0
-    assert marked(sg.nn.Sequential(layers(sg.cells.GRU, sg.SnAp(1, only=("weight_x",))))) == 0
-    assert marked(sg.nn.Sequential([sg.Recurrent(sg.cells.LRU(64, 64, key=KEY), sg.SnAp(1))])) == 0
-    assert marked(sg.nn.Sequential([sg.Recurrent(sg.cells.GRU(8, 8, key=KEY), sg.SnAp(1))])) == 0
+def test_only_large_weights_are_told_by_a_row_where_all_that_their_layer_sees_is_looked_at():
+    marked = lambda *parts: sum(jax.tree.leaves(told_by_row(sg.nn.Sequential(parts)) or False))
+    gru, readout = layers(sg.cells.GRU, sg.SnAp(1))
+    second = sg.Recurrent(sg.cells.GRU(40, 40, key=KEY, dtype=jnp.float32), sg.SnAp(1))
+    assert marked(gru, readout) == 1  # weight_h alone has 4,096 entries
+    assert marked(gru, second) == 3
+    assert marked(Plain(jnp.exp), gru) == 0 and marked(gru, Plain(jnp.exp), second) == 1
+    assert marked(*layers(sg.cells.GRU, sg.SnAp(1, present="full"))) == 0
+    assert marked(*layers(sg.cells.GRU, sg.SnAp(1, only=("weight_x",)))) == 0
+    assert marked(sg.Recurrent(sg.cells.LRU(64, 64, key=KEY), sg.SnAp(1))) == 0
+    assert marked(sg.Recurrent(sg.cells.GRU(8, 8, key=KEY), sg.SnAp(1))) == 0
+    assert told_by_row(Tied(gru, readout)) is None  # its weights are read elsewhere, too
+    assert told_by_row(eqx.nn.Shared((gru, second), lambda m: m[1].cell.weight_h, lambda m: m[0].cell.weight_h)) is None
+
+
+class Tied(eqx.Module):
+    layer: sg.Recurrent
+    readout: sg.Readout
+
+    def init(self, *, key):
+        return self.layer.init(key=key)
+
+    def __call__(self, carry, x):
+        carry, h = self.layer(carry, x)
+        return carry, self.readout(h) * jnp.sqrt((self.layer.cell.weight_x**2).sum(0)).mean()
+
+
+def test_a_drive_that_overflows_is_no_fault_where_the_unit_saturates():
+    model = sg.nn.Sequential(MODELS["GRU"]())
+    xs, ys = np.zeros((20, 24), np.float32), np.ones((20, 1), np.float32)
+    xs[5, :20] = -3.4e38  # what rasters call no data
+    for learner in learners(model, optax.sgd(1e-2)):
+        assert learner.run(learner.init(key=KEY), xs, ys)[0].skipped == 0
+
+
+def test_a_zero_gradient_by_the_form_of_the_program_still_stays_under_decay():
+    gru, readout = layers(sg.cells.GRU, sg.SnAp(1))
+    model = sg.nn.Sequential([gru, Plain(lambda h: 0.0 * h), readout])
+    learner = sg.Learner(model, optax.adamw(0.1, weight_decay=1.0), loss=sg.losses.mse)
+    xs, ys, _ = wild_stream(24, 0)
+    st, _ = learner.run(learner.init(key=KEY), np.nan_to_num(np.clip(xs, -3, 3)), np.ones_like(ys))
+    np.testing.assert_array_equal(learner.model(st).layers[0].cell.weight_h, gru.cell.weight_h)
+
+
+def test_an_optimiser_may_say_its_state_in_another_shape():
+    odd = optax.GradientTransformation(
+        lambda p: jnp.zeros((1, 3)), lambda updates, state, params=None: (updates, state[0])
+    )
+    learner = sg.Learner(sg.nn.Sequential(MODELS["GRU"]()), optax.chain(odd, optax.sgd(1e-2)), loss=sg.losses.mse)
+    _, out = learner.step(learner.init(key=KEY), np.ones(24, np.float32), np.ones(1, np.float32))
+    assert out.learned
 
 
 def test_an_optimiser_with_arrays_rests_where_there_is_no_target():

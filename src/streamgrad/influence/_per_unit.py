@@ -47,7 +47,6 @@ class PerUnit(Layout[Bank]):
         step = linearise_sequentially(core, state, x)
         earlier, within, by_drive = step.earlier, self.within(core, step), step.drive
         if _is_large(core):
-            by_drive = poisoned(by_drive, step.drives)
             earlier, within, by_drive = materialise((earlier, within, by_drive))
         new = []
         for link, old, q in zip(core.links, trace, step.inputs, strict=True):
@@ -86,7 +85,7 @@ class PerUnit(Layout[Bank]):
             if rows == ():
                 grads.append(jnp.zeros_like(weights))
                 continue
-            deltas = [in_rank(bounded(d) if _is_large(core) else d, weights.ndim) for d in cotangent]
+            deltas = [in_rank(told_in_every_row(d) if _is_large(core) else d, weights.ndim) for d in cotangent]
             terms = [delta.astype(row.dtype) * row for delta, row in zip(deltas, rows, strict=True)]
             if core.entries > 1:
                 # XLA leaves out the trace of an entry that no output shows, whose cotangent it knows to be zero.
@@ -96,10 +95,11 @@ class PerUnit(Layout[Bank]):
         return eqx.tree_at(lambda bank: bank.weights, core, tuple(grads))
 
     def told_by_row(self, core):
-        """Weights whose gradient, of products δ[i] J[k, g, i], is finite for all k if it is for one k.
+        """Weights whose gradient, of products δ[i] J[k, g, i], is finite for all k if it is for one k, while inputs and
+        states are moderate.
 
-        Where δ, D or K is not finite, its product with anything is not: no row then is; and K is not where a q is not
-        (`poisoned`). δ is `bounded`, and a trace grows by D alone, for some steps that are not looked at whole."""
+        Where δ, D or K is not finite, its product with anything is not: no row then is. A trace grows by D alone, for
+        some steps that are not looked at whole."""
         pairs = zip(core.weights, self.traced(core), strict=True)
         told = tuple(w for w, traced in pairs if traced and w.ndim == 3 and not jnp.iscomplexobj(w))
         return told if _is_large(core) else ()
@@ -132,23 +132,17 @@ class StateTraces(PerUnit):
         return "each parameter's effect along its unit's own state, shaped like the weights"
 
 
-def bounded(array):
-    """A real array within ± the root of its type's largest number; NaN stays NaN."""
-    if jnp.iscomplexobj(array):
-        return array
-    most = float(jnp.finfo(array.dtype).max) ** 0.5
-    return jax.lax.clamp(jnp.asarray(-most, array.dtype), array, jnp.asarray(most, array.dtype))
+def told_in_every_row(delta):
+    """δ, NaN where it is so large that its product with one trace may overflow and that with another not.
+
+    A product, so that what is zero by the form of the program still is."""
+    if jnp.iscomplexobj(delta):
+        return delta
+    return delta * jnp.where(jnp.abs(delta) < float(jnp.finfo(delta.dtype).max) ** 0.5, 1, jnp.nan).astype(delta.dtype)
 
 
 def _is_large(core: Bank) -> bool:
     return sum(weights.size for weights in core.weights) >= WORTH_SHIELDING
-
-
-def poisoned(by_drive, drives):
-    """K, NaN for all weights of a drive that is not finite, since one of its inputs is not: else only the weights of
-    that input would be, and the rows of others would not tell."""
-    mark = lambda k, drive: None if k is None else jnp.where(jnp.isfinite(drive), k, jnp.nan)
-    return tuple(tuple(map(mark, row, drives)) for row in by_drive)
 
 
 def _times(a, b):

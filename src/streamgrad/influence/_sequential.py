@@ -24,7 +24,7 @@ class SequentialLinearised(NamedTuple):
     - `state`: the new state, (entries, units).
     - `earlier[a][b]`: (units,), d(new entry a)/d(new entry b) for b < a; `own[a][b]`: by the old entry b;
       `drive[a][g]`: by drive g. Each with all else held fixed.
-    - `inputs[l]`: what each weight of link l multiplies, broadcastable to its weights; `drives`: their sums.
+    - `inputs[l]`: what each weight of link l multiplies, broadcastable to its weights.
     """
 
     state: Inexact[Array, "entries units"]
@@ -32,7 +32,6 @@ class SequentialLinearised(NamedTuple):
     own: Coefficients
     drive: Coefficients
     inputs: tuple[Array, ...]
-    drives: tuple[Array, ...]
 
 
 def linearise_sequentially(core: Bank, state: Inexact[Array, "entries units"], x) -> SequentialLinearised:
@@ -52,7 +51,7 @@ def linearise_sequentially(core: Bank, state: Inexact[Array, "entries units"], x
         new.append(values)
     sources = core.sources(state, x)
     inputs = tuple(link.links.inputs(sources[link.source]) for link in core.links)
-    return SequentialLinearised(jnp.stack(new), tuple(earlier), tuple(own), tuple(drive), inputs, drives)
+    return SequentialLinearised(jnp.stack(new), tuple(earlier), tuple(own), tuple(drive), inputs)
 
 
 def copies_needed(core: Bank) -> int:

@@ -9,7 +9,8 @@ import numpy as np
 
 from .._base.dependence import dependence
 from ..algorithms import Algorithm
-from ..nn import Fixed
+from ..cells import UnitCell
+from ..nn import Fixed, Sequential
 from ..readout import Fitted, Readout
 from ..recurrent import Recurrent
 
@@ -81,28 +82,38 @@ WORTH_A_ROW = 4096
 
 def told_by_row(model):
     """A mask over the model's arrays: whether the first row of each gradient tells that all of it is finite, by its
-    layer's algorithm. None where no large one is so."""
-    is_layer = lambda node: isinstance(node, Recurrent)
+    layer's algorithm. None where no large one is so.
+
+    Only of layers that see the model's input or the states of layers before them: what else one may see, a driver does
+    not look at. A leaf that other code may read, outside a `Sequential`, is not marked either."""
+    marks = jax.tree.map(lambda _: False, eqx.filter(model, eqx.is_array))
+    layers = model.layers if isinstance(model, Sequential) else (model,)
+    for k, layer in enumerate(layers):
+        if not isinstance(layer, Recurrent):
+            break
+        place = (lambda m, k=k: m.layers[k]) if isinstance(model, Sequential) else lambda m: m
+        marks = eqx.tree_at(place, marks, _told_by_row(layer))
+        if type(layer.cell).output is not UnitCell.output:
+            break
+    return marks if any(jax.tree.leaves(marks)) else None
+
+
+def _told_by_row(layer: Recurrent):
+    arrays, static = eqx.partition(layer, eqx.is_array)
     large = lambda leaf: leaf.size >= WORTH_A_ROW
-
-    def mark(node):
-        arrays, static = eqx.partition(node, eqx.is_array)
-        marks = jax.tree.map(lambda _: False, arrays)
-        if not is_layer(node) or not any(map(large, jax.tree.leaves(arrays))):
-            return marks
-
-        def note(arrays):
-            nonlocal marks
-            layer = eqx.combine(arrays, static)
-            told = layer.algorithm.told_by_row(layer.cell.core())
-            # Only what the core takes as it is: what it makes of other parameters has another gradient.
-            marks = jax.tree.map(lambda leaf: large(leaf) and any(leaf is weights for weights in told), arrays)
-
-        jax.eval_shape(note, arrays)
+    marks = jax.tree.map(lambda _: False, arrays)
+    if not any(map(large, jax.tree.leaves(arrays))):
         return marks
 
-    marks = jax.tree.map(mark, model, is_leaf=is_layer)
-    return marks if any(jax.tree.leaves(marks)) else None
+    def note(arrays):
+        nonlocal marks
+        layer = eqx.combine(arrays, static)
+        told = layer.algorithm.told_by_row(layer.cell.core())
+        # Only what the core takes as it is: what it makes of other parameters has another gradient.
+        marks = jax.tree.map(lambda leaf: large(leaf) and any(leaf is weights for weights in told), arrays)
+
+    jax.eval_shape(note, arrays)
+    return marks
 
 
 def of_algorithms(model):

@@ -82,7 +82,8 @@ class Descent(Update):
         value = value.astype(value_dtype(trained))
 
         def move(trained, optimiser):
-            return updated(self.optimiser, gradient, optimiser, trained, value=value, grad=gradient)
+            moved, new = updated(self.optimiser, gradient, optimiser, trained, value=value, grad=gradient)
+            return moved, jax.tree.map(lambda a, old: jnp.broadcast_to(a, jnp.shape(old)), new, optimiser)
 
         if any(leaf.ndim for leaf in jax.tree.leaves(state.optimiser)):
             # A branch: chosen entry by entry, the arrays of the optimiser would each be read and written once more.
