@@ -10,7 +10,7 @@ import numpy as np
 from .._base.dependence import dependence
 from ..algorithms import Algorithm
 from ..cells import UnitCell
-from ..nn import Fixed, Sequential
+from ..nn import Fixed, Normalise, Sequential
 from ..readout import Fitted, Readout
 from ..recurrent import Recurrent
 
@@ -78,23 +78,26 @@ def frozen_leaves(layer: Recurrent):
 
 #: Below this many entries a gradient is looked at whole.
 WORTH_A_ROW = 4096
+#: What is clipped to this may be multiplied four times in float32.
+MODERATE = 1e9
 
 
 def told_by_row(model):
     """A mask over the model's arrays: whether the first row of each gradient tells that all of it is finite, by its
     layer's algorithm. None where no large one is so.
 
-    Only of layers that see the model's input or the states of layers before them: what else one may see, a driver does
-    not look at. A leaf that other code may read, outside a `Sequential`, is not marked either."""
+    Only of layers that see the model's input, the states of layers before them, or what `Normalise` clips: what else
+    one may see, a driver does not look at. A leaf that other code may read, outside a `Sequential`, is not marked
+    either."""
     marks = jax.tree.map(lambda _: False, eqx.filter(model, eqx.is_array))
-    layers = model.layers if isinstance(model, Sequential) else (model,)
+    layers, seen = model.layers if isinstance(model, Sequential) else (model,), True
     for k, layer in enumerate(layers):
-        if not isinstance(layer, Recurrent):
-            break
-        place = (lambda m, k=k: m.layers[k]) if isinstance(model, Sequential) else lambda m: m
-        marks = eqx.tree_at(place, marks, _told_by_row(layer))
-        if type(layer.cell).output is not UnitCell.output:
-            break
+        if isinstance(layer, Recurrent):
+            place = (lambda m, k=k: m.layers[k]) if isinstance(model, Sequential) else lambda m: m
+            marks = eqx.tree_at(place, marks, _told_by_row(layer)) if seen else marks
+            seen = seen and type(layer.cell).output is UnitCell.output
+        else:
+            seen = isinstance(layer, Normalise) and layer.clip < MODERATE
     return marks if any(jax.tree.leaves(marks)) else None
 
 

@@ -31,7 +31,7 @@ def closely(steps, x, before, after) -> Bool[Array, ""]:
     passes a look to infinity (by 10¹⁹) while states stay moderate; and where the input or a state, before the step or
     after it, is so large that a product of four such numbers might overflow."""
     ok = steps % BETWEEN_LOOKS != 0
-    for leaf in jax.tree.leaves((x, states(before), states(after))):
+    for leaf in _begun_anew((x, states(before), states(after))):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
             ok &= (jnp.abs(leaf) < float(jnp.finfo(leaf.dtype).max) ** 0.25).all()
     return ~ok
@@ -39,11 +39,16 @@ def closely(steps, x, before, after) -> Bool[Array, ""]:
 
 def finite_by_stream(tree, streams):
     """Whether what a restart would begin anew is finite, its squares included: a number like 1e30 is there for ever."""
-    is_kept = lambda node: isinstance(node, Persistent)
-    leaves = [leaf for leaf in jax.tree.leaves(tree, is_leaf=is_kept) if not is_kept(leaf)]
+    leaves = _begun_anew(tree)
     ok = jnp.ones(() if streams is None else (streams,), bool)
     for leaf in leaves:
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
             largest = float(jnp.finfo(leaf.dtype).max) ** 0.5
             ok &= (jnp.abs(leaf) < largest).all(axis=tuple(range(ok.ndim, leaf.ndim)))
     return ok
+
+
+def _begun_anew(tree) -> list[Array]:
+    """The arrays without running statistics, which survive a restart."""
+    is_kept = lambda node: isinstance(node, Persistent)
+    return [leaf for leaf in jax.tree.leaves(tree, is_leaf=is_kept) if not is_kept(leaf)]
