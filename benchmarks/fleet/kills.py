@@ -95,25 +95,20 @@ def main() -> int:
         if start(whole, given.rows, given.slots, cache).wait():
             return 1
         predictions, kills = killed / "predictions", 0
+        written = lambda: predictions.stat().st_size // 4 if predictions.exists() else 0
         while kills < given.kills:
-            size = predictions.stat().st_size if predictions.exists() else 0
+            # Some in mid-start, most after a random number of further rows, however fast the machine is.
+            goal = 0 if chance.random() < 0.1 else written() + 1 + int(chance.random() * 0.8 * given.rows / given.kills)
             process, begun = start(killed, given.rows, given.slots, cache), time.monotonic()
-            # Some in mid-start, most once rows are being learned from.
-            wait = chance.random() * 3 if chance.random() < 0.1 else None
-            while wait is None and process.poll() is None:
-                if predictions.exists() and predictions.stat().st_size > size:
-                    wait = time.monotonic() - begun + chance.random() * 0.25 * given.rows / given.kills / 1000
-                size = min(size, predictions.stat().st_size) if predictions.exists() else 0
-                time.sleep(0.002)
-            while process.poll() is None and time.monotonic() - begun < (wait or 0):
-                time.sleep(0.001)
+            while process.poll() is None and written() < goal:
+                time.sleep(0.0005)
+            time.sleep(chance.random() * (0.01 if goal else 1))
             if process.poll() is not None:
                 break  # it came to its end before
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             kills += 1
-            size = predictions.stat().st_size if predictions.exists() else 0
-            lines.append({"kill": kills, "after_s": round(time.monotonic() - begun, 3), "rows_written": size // 4})
+            lines.append({"kill": kills, "after_s": round(time.monotonic() - begun, 3), "rows_written": written()})
             print(json.dumps(lines[-1]), flush=True)
         if start(killed, given.rows, given.slots, cache).wait():
             return 1
