@@ -37,7 +37,7 @@ class Filtered(NoLinkTraces):
         """κ, in [0, 1)."""
 
     def told_by_row(self, core):
-        return ()  # a filtered trace is a sum of bounded ones, which may overflow
+        return ()  # of filtered traces it is not shown
 
     def init(self, core: Any, state, *, key):
         trace = lambda: super(Filtered, self).init(core, state, key=key)

@@ -92,6 +92,7 @@ class Evidence:
         if self.told_by_row is None or not guard.by_row:
             return guard.sound(self.loss, self.given, gradient)
         part = jax.tree.map(lambda g, told: g[:1] if told else g, gradient, self.told_by_row)
+        # Made again within the branch: one made outside would be written to memory for it at every step.
         whole = lambda: guard.sound(self.loss, self.given, self.gradient())
         return jax.lax.cond(self.closely, whole, lambda: guard.sound(self.loss, self.given, part))
 

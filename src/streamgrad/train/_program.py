@@ -69,7 +69,8 @@ class Program:
         self.estimator = estimator or Differentiate()
         self.static = eqx.partition(model, eqx.is_array)[1]
         self.trained = trained(model)
-        self.told_by_row = _of_trained(told_by_row(model), self.trained)
+        marks = told_by_row(model)
+        self.told_by_row = None if marks is None else eqx.filter(marks, self.trained)
         self.lead = () if streams is None else (streams,)
         self.next_growth_step = next_growth_step(model)
 
@@ -335,8 +336,3 @@ class Program:
         else:
             new, _ = jax.lax.scan(fit, old, (carry, target))
         return jax.tree.map(self.guard.choose(learned), new, old)
-
-
-def _of_trained(marks: PyTree, trained: PyTree) -> PyTree:
-    """Marks of the trained parameters, None in the place of all else."""
-    return None if marks is None else jax.tree.map(lambda mark, moved: mark if moved else None, marks, trained)
