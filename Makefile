@@ -65,7 +65,7 @@ clean:
 	rm -rf .venv .venv-oldest site runs .pytest_cache .ruff_cache
 
 # A stamp is written only when its installation ended well.
-.venv/.learn: EXTRAS = cli,data
+.venv/.learn: EXTRAS = cli
 .venv/.all: EXTRAS = all
 .venv/.spark: EXTRAS = test,spark
 .venv/.learn .venv/.all .venv/.spark: pyproject.toml

@@ -8,6 +8,7 @@ on its own GRU and river's linear regression are timed where they are installed.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -93,10 +94,8 @@ def peers(xs, ys, adam):
         found["torch GRUCell, one-step truncation"] = one
     except ImportError:
         pass
-    try:
+    with contextlib.suppress(ImportError):
         found["braintrace GRUCell, SnAp-1"] = braintrace(xs, ys, adam)
-    except ImportError:
-        pass
     try:
         from river import linear_model
 
