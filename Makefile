@@ -55,7 +55,7 @@ test-oldest: .venv-oldest/.installed
 
 # Spark is 500 MB and needs Java 17: a job of its own.
 test-spark: .venv/.spark
-	$(BIN)/python -m pytest -n 0 tests/test_fleet_spark.py
+	$(BIN)/python -m pytest -n 0 tests/fleet/test_fleet_spark.py
 
 format: .venv/.all
 	$(BIN)/ruff check --fix .

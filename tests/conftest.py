@@ -66,10 +66,15 @@ def quick(request):
 def _pairs_seen_before(items):
     """Of each test marked `cross`, the items whose class and parameters all occur in others that are kept.
 
-    Items are looked at in an order without meaning but always the same, so that the pairs that are kept are mixed."""
+    Items are looked at in an order without meaning but always the same, so that the pairs that are kept are mixed;
+    a file that moves to another folder keeps its pairs."""
+
+    def order(item):
+        return zlib.crc32(f"tests/{item.path.name}::{item.nodeid.partition('::')[2]}".encode())
+
     seen = set()
     crossed = [item for item in items if item.get_closest_marker("cross")]
-    for item in sorted(crossed, key=lambda item: zlib.crc32(item.nodeid.encode())):
+    for item in sorted(crossed, key=order):
         given = item.callspec.params if hasattr(item, "callspec") else {}
         parts = item.cls.__name__.split("-") if item.cls else [""]  # TestGRU-sparse is one of GRU and one of sparse
         values = {("class", part) for part in parts} | {(name, str(given[name])) for name in given}

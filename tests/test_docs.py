@@ -56,7 +56,7 @@ def failures(request, tmp_path_factory):
         place = folder / name.removesuffix(".md")
         place.mkdir(parents=True)
         (place / "page.py").write_text(script((ROOT / name).read_text("utf-8")), "utf-8")
-    done = run(str(Path(__file__).parent / "run_pages.py"), *sorted(chosen), cwd=folder)
+    done = run(str(Path(__file__).parent / "helpers" / "run_pages.py"), *sorted(chosen), cwd=folder)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

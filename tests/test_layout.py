@@ -14,6 +14,7 @@ import streamgrad as sg
 
 PACKAGE = Path(sg.__file__).parent
 ROOT = PACKAGE.parent.parent
+TESTS = Path(__file__).parent
 
 # A module imports from its own layer and from those above it in this list.
 LAYERS = [
@@ -62,6 +63,13 @@ CELLS = set(PUBLIC["cells"].split())
 ALGORITHMS = {
     *("RTRL", "SnAp", "TBPTT", "BPTT", "Spatial", "Frozen", "UORO", "KFRTRL", "OK", "RFLO", "EProp", "DNI", "KeRNL"),
     *("DODGE", "ESDRTRL", "MDGL", "ModProp", "OTPE", "RandomK", "Sketched"),
+}
+
+#: Rooms of one small file, or without a face of their own, and the file of tests that holds them.
+TESTED_ELSEWHERE = {
+    "_cpu": "td/test_td_step.py",
+    "losses": "train/test_kalman_families.py",
+    "readout": "nn/test_nn.py",
 }
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -206,3 +214,18 @@ def test_no_docstring_says_the_same_twice_in_a_row():
                     said = words[start : start + size]
                     where = f"{path.name}, {getattr(node, 'name', 'module')}"
                     assert said != words[start + size : start + 2 * size], f"{where}: {' '.join(said)} (twice)"
+
+
+def test_tests_stand_in_the_rooms_of_what_they_test():
+    """`tests/<room>/` for each room of the package; what concerns all of it stands at the top."""
+    rooms = {top(path) for path in SOURCES} - {"__init__"}
+    folders = {path.parent.name for path in TESTS.glob("*/test_*.py")}
+    assert not folders - rooms, "folders of tests after no room of src/streamgrad"
+    assert rooms - folders == TESTED_ELSEWHERE.keys(), "rooms without tests"
+    assert not [name for name in TESTED_ELSEWHERE.values() if not (TESTS / name).is_file()]
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """They are imported by name, helpers too, whichever folder they stand in."""
+    names = sorted(path.name for path in TESTS.rglob("*.py"))
+    assert names == sorted(set(names))

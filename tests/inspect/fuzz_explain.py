@@ -1,6 +1,6 @@
 """Fuzz of `explain`: random models against full differentiation through time that knows nothing of the library's rules.
 
-    python tests/fuzz_explain.py --models 2000 --out results/fuzz-explain
+    python tests/inspect/fuzz_explain.py --models 2000 --out results/fuzz-explain
 
 A program is a model of a topology with cells, wirings and algorithms drawn at random; it is compiled once and run with
 several weights and inputs. A model is a program with weights. The online gradient is taken one step at a time; the

@@ -11,7 +11,7 @@ import pytest
 from streamgrad.cli.experiment import main
 from streamgrad.lab.experiments import _paths, online_forecast
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def waves(n, channels, seed=0):

@@ -1,6 +1,6 @@
 """Fuzz of the CSV reader beside the standard library's `csv`, and of files that grow while they are read.
 
-    python tests/fuzz_csv.py --files 2000 --grown 300 --out results/fuzz-csv
+    python tests/data/fuzz_csv.py --files 2000 --grown 300 --out results/fuzz-csv
 
 A file is drawn at random: delimiter, quotes, ends of lines, blank lines, foreign bytes, spellings of numbers and of
 missing values, damage. The reference reads it as a whole with `csv` and takes the numbers from its rows; it shares no
