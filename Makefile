@@ -30,7 +30,7 @@ types: .venv/.all
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: .venv/.all
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	PYTHONPATH=docs $(BIN)/zensical build --strict
 
 tests: .venv/.all
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not full"
