@@ -30,7 +30,7 @@ types: .venv/.all
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: .venv/.all
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	PYTHONPATH=docs $(BIN)/zensical build --strict
 
 tests: .venv/.all
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not full"
@@ -65,7 +65,7 @@ clean:
 	rm -rf .venv .venv-oldest site runs .pytest_cache .ruff_cache
 
 # A stamp is written only when its installation ended well.
-.venv/.learn: EXTRAS = cli,data
+.venv/.learn: EXTRAS = cli
 .venv/.all: EXTRAS = all
 .venv/.spark: EXTRAS = test,spark
 .venv/.learn .venv/.all .venv/.spark: pyproject.toml

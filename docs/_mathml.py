@@ -4,12 +4,26 @@ import html
 import re
 
 from latex2mathml.converter import convert
+from markdown import Extension
+from markdown.postprocessors import Postprocessor
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', flags=re.DOTALL)
 
 
-def on_page_content(content: str, **_) -> str:
-    return FORMULA.sub(_mathml, content)
+class _Formulas(Postprocessor):
+    def run(self, text: str) -> str:
+        return FORMULA.sub(_mathml, text)
+
+
+class MathML(Extension):
+    """After `pymdownx.arithmatex`, which marks formulas."""
+
+    def extendMarkdown(self, md):
+        md.postprocessors.register(_Formulas(md), "mathml", -10)
+
+
+def makeExtension(**options):
+    return MathML(**options)
 
 
 def _mathml(match: re.Match) -> str:

@@ -41,8 +41,7 @@ CORE_RANK = RANK["td"]
 CORE_LIBRARIES = {"jax", "equinox", "optax", "jaxtyping", "numpy", "scipy"}
 EXTRA_LIBRARIES = {"cells/_function_pattern.py": {"asdex"}, "checkpoint.py": {"safetensors"}}
 HEAVY = {
-    *("asdex", "matplotlib", "numba", "pandas", "pyarrow", "rich", "safetensors"),
-    *("statsmodels", "tyro", "vega_datasets"),
+    *("asdex", "matplotlib", "numba", "pandas", "pyarrow", "rich", "safetensors", "tyro"),
 }
 
 PUBLIC = {

@@ -3,12 +3,14 @@
     python benchmarks/session/speed.py --out results/session
 
 One net (GRU 8 to 32 or LRU 32, SnAp-1, linear readout), one row at a time, the first entry of the prediction read after
-each. Forms take turns, round after round; medians of rounds. torch's GRUCell (one-step truncation) and river's linear
-regression are timed where they are installed.
+each. Forms take turns, round after round; medians of rounds. torch's GRUCell (one-step truncation), braintrace's SnAp-1
+on its own GRU and river's linear regression are timed where they are installed.
 """
 
 import argparse
+import contextlib
 import json
+import os
 import platform
 import time
 from pathlib import Path
@@ -92,6 +94,8 @@ def peers(xs, ys, adam):
         found["torch GRUCell, one-step truncation"] = one
     except ImportError:
         pass
+    with contextlib.suppress(ImportError):
+        found["braintrace GRUCell, SnAp-1"] = braintrace(xs, ys, adam)
     try:
         from river import linear_model
 
@@ -107,6 +111,53 @@ def peers(xs, ys, adam):
     except ImportError:
         pass
     return found
+
+
+def braintrace(xs, ys, adam):
+    """Steps of the same sizes by braintrace, its own jitted step called with one row and its output read."""
+    import brainstate
+    from braintrace import SnAp, compile
+    from braintrace.nn import GRUCell, Linear
+
+    class Net(brainstate.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.out = GRUCell(8, 32), Linear(32, 1)
+
+        def update(self, x):
+            return self.out(self.cell(x))
+
+    model = Net()
+    learner = compile(model, SnAp, xs[0], n=1)
+    weights = model.states(brainstate.ParamState)
+    optimiser = optax.adam(1e-3) if adam else optax.sgd(1e-2)
+    values = lambda: {path: state.value for path, state in weights.items()}
+    kept = brainstate.ShortTermState(optimiser.init(values()))
+
+    @brainstate.transform.jit
+    def step(x, y):
+        def loss():
+            said = learner(x)
+            return 0.5 * ((said - y) ** 2).mean(), said
+
+        gradient, said = brainstate.transform.grad(loss, weights, has_aux=True)()
+        updates, kept.value = optimiser.update(gradient, kept.value, values())
+        for path, state in weights.items():
+            state.value = optax.apply_updates(state.value, updates[path])
+        return said
+
+    def one(n):
+        for k in range(n):
+            float(step(xs[k], ys[k])[0])
+
+    return one
+
+
+def machine():
+    """The processor's name, and how many cores this process may use."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
 
 
 def main():
@@ -138,7 +189,7 @@ def main():
             for form, t in row.items():
                 print(f"{name}, {rule:4}  {form:36} {t['median']:8.1f} µs  (best {t['best']:.1f})", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    about = {"python": platform.python_version(), "jax": jax.__version__, "machine": platform.machine()}
+    about = {"python": platform.python_version(), "jax": jax.__version__, "machine": machine()}
     (options.out / "speed.json").write_text(json.dumps({"about": about, "micros": table}, indent=1) + "\n")
 
 

@@ -304,7 +304,6 @@ def test_live_rows_are_learned_from_as_they_arrive(tmp_path):
 
 @pytest.mark.full
 def test_a_first_run_beats_the_floors_on_hourly_temperatures(tmp_path):
-    pytest.importorskip("vega_datasets")
     out = tmp_path / "run"
     process = _process("sf-temps", "--horizon", 1, "--out", out, stdout=subprocess.PIPE)
     said, _ = process.communicate()

@@ -226,13 +226,6 @@ def test_bundled_series(name):
     lengths = {"seattle-temps": 8759, "sf-temps": 8759, "seattle-weather": 1461}
     lengths |= {"co2": 2284, "sunspots": 309, "elnino": 732, "pedestrians": 17539}
     series = SERIES[name]
-    pytest.importorskip(series.package)
     rows = np.concatenate(list(open_source(name).read([series.target])))
     assert rows.shape == (lengths[name], 1)
     assert np.isnan(rows).sum() == (59 if name == "co2" else 0)
-
-
-def test_a_series_whose_package_is_absent_names_the_extra(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SourceError, match=r"pip install 'streamgrad\[data\]'"):
-        open_source("co2")

@@ -255,7 +255,6 @@ def test_periods_are_found(periods, expected):
 
 
 def test_periods_of_bundled_series():
-    pytest.importorskip("vega_datasets")
     from streamgrad.data import SERIES, open_source
 
     for name, short in (("seattle-temps", 24), ("sf-temps", 24), ("elnino", 12)):

@@ -34,7 +34,6 @@ def test_an_error_is_of_what_came_due():
 
 
 def test_it_runs_and_sums_up(tmp_path):
-    pytest.importorskip("statsmodels")
     assert main(["forecast-series", "--quick", "--out", str(tmp_path / "run")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]
     ends = {(r["variant"]["horizon"], r["variant"]["method"]): r for r in rows if r["split"] == "end"}

@@ -86,7 +86,6 @@ def test_trust_is_a_regression_on_what_had_come():
 
 
 def test_it_runs(tmp_path):
-    pytest.importorskip("vega_datasets")
     assert main(["online-forecast", "--quick", "--horizons", "2", "--out", str(tmp_path / "run")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]
     errors = {row["variant"]["method"]: row["mse"] for row in rows}

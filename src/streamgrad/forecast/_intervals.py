@@ -118,13 +118,13 @@ class Intervals:
 def _end(ordered: list[float], tail: float, wanted: float, above: bool = False) -> float:
     """The value with a share `tail` of all below it, or above it: between neighbours in proportion."""
     n = len(ordered)
-    at = (lambda k: ordered[n - k]) if above else (lambda k: ordered[k - 1])  # the k-th from that side
     rank = min(tail, 0.5) * (n + 1)
     if rank < 1:
-        middle = ordered[n // 2]
-        return middle + min(1 + (1 - rank) / (n + 1) / wanted, WIDEST) * (at(1) - middle)
-    k = min(int(rank), n - 1)
-    return at(k) + (rank - k) * (at(k + 1) - at(k))
+        middle, last = ordered[n // 2], ordered[-1 if above else 0]
+        return middle + min(1 + (1 - rank) / (n + 1) / wanted, WIDEST) * (last - middle)
+    k = min(int(rank), n - 1)  # the k-th from that side, and the one after it
+    value, after = (ordered[-k], ordered[-k - 1]) if above else (ordered[k - 1], ordered[k])
+    return value + (rank - k) * (after - value)
 
 
 def _surprise(ordered: list[float], residual: float) -> float:

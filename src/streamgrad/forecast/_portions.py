@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from .._cpu.options import compiler_options
 from ._encoder import Encoder
 
-PORTION = 64  # rows of one call
+PORTION = 256  # rows of one call
 
 
 class Program(abc.ABC):

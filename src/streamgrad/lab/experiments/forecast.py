@@ -225,13 +225,12 @@ def _views(settings: Settings) -> list[dict[str, Any]]:
 EXPERIMENT = Experiment(
     name="forecast",
     title="Forecasts on real series, by algorithm",
-    about="Real series from Python packages, row by row and once: a small network hears the newest value and its "
+    about="Bundled real series, row by row and once: a small network hears the newest value and its "
     "change, and forecasts some rows ahead. A target is scored when it arrives, and learned from then. Every algorithm "
     "has the same cell, readout and optimiser (Adam), and a learning rate from the same list, chosen by runs of other "
     "seeds on the first half of the series. Beside them: the last value, the one a season ago, least squares with "
     "forgetting (RLS) on the same inputs and on many lags, and LMS. nRMSE: the root mean square error over the "
-    "target's standard deviation, of the whole series from its first rows on, and of its second half. Needs the extra "
-    "streamgrad[data].",
+    "target's standard deviation, of the whole series from its first rows on, and of its second half.",
     duration="20 minutes",
     config=Settings(),
     quick=Settings(

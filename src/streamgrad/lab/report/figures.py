@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +23,11 @@ class Picture:
     caption: str
     words: str
     seeds: tuple[int, int]
+
+    @property
+    def base64(self) -> str:
+        """The PNG as text, for an address of data."""
+        return base64.b64encode(self.png).decode()
 
 
 def curves(run: Run, view: View) -> Picture | None:

@@ -1,4 +1,4 @@
-"""Tables of final values: mean ± standard deviation over seeds, as data, HTML and Markdown."""
+"""Tables of final values: mean ± standard deviation over seeds, as data and Markdown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from statistics import median
 
 from .runs import Run
@@ -69,26 +68,6 @@ def make_table(run: Run, view: View) -> Table | None:
         floors=tuple((name, tuple(texts)) for name, texts in floors.items()),
         seeds=seeds,
     )
-
-
-def to_html(table: Table) -> str:
-    """The table as an HTML element; all text is escaped."""
-    head = [f"<th>{escape(key)}</th>" for key in table.keys]
-    head += [f'<th class="number">{escape(metric)}</th>' for metric in table.metrics]
-    body = []
-    for names, cells in table.lines:
-        parts = [f"<td>{escape(value)}</td>" for value in names]
-        parts += [
-            f'<td class="number">{"<strong>" if c.best else ""}{escape(c.text)}{"</strong>" if c.best else ""}</td>'
-            for c in cells
-        ]
-        body.append(f"<tr>{''.join(parts)}</tr>")
-    for name, texts in table.floors:
-        first = f'<td colspan="{len(table.keys)}">{escape(name)}</td>'
-        rest = "".join(f'<td class="number">{escape(value)}</td>' for value in texts)
-        body.append(f'<tr class="floor">{first}{rest}</tr>')
-    rows = "\n".join(body)
-    return f"<table>\n<thead><tr>{''.join(head)}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
 
 
 def to_markdown(table: Table) -> str:
