@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import streamgrad as sg
+from streamgrad.nn import naive
 
 KEY = jax.random.key(0)
 STEPS, IN, OUT = 12, 3, 2
@@ -37,23 +38,9 @@ KEYS = jax.random.split(jax.random.key(3), STEPS)
 
 def streamed(model, xs, ws, resets=None):
     """The sum of the gradients of every step, driven one step at a time; and all outputs."""
-
-    @eqx.filter_jit
-    def step(model, carry, x, w):
-        def objective(model):
-            new, y = model(carry, x)
-            return loss(y, w), (new, y)
-
-        return eqx.filter_grad(objective, has_aux=True)(model)
-
-    carry, total, ys = model.init(key=KEY), None, []
-    for t, (x, w) in enumerate(zip(xs, ws, strict=True)):
-        if resets is not None and resets[t]:
-            carry = nn.restarted(carry, model.init(key=KEYS[t]), jnp.array(True))
-        gradient, (carry, y) = step(model, carry, x, w)
-        ys.append(y)
-        total = gradient if total is None else jax.tree.map(jnp.add, total, gradient)
-    return total, np.stack(ys)
+    where = None if resets is None else (jnp.asarray(resets), KEYS)
+    _, ys, total = naive.unroll(model, model.init(key=KEY), xs, ws, loss, where)
+    return total, ys
 
 
 def chunked(model, xs, ws, resets=None):
