@@ -42,8 +42,8 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
-# Pages that take long, of what other tests hold: the driver's pages and those of a newcomer are run by `make test`.
-LONG = {f"docs/{name}.md" for name in ("choose", "columns", "deep", "forecasting", "scale", "second-order")}
+# Pages that take long, of what other tests hold: the driver's page and those of a newcomer are run by `make test`.
+LONG = {f"docs/{name}.md" for name in ("choose", "columns", "deep", "forecasting", "learner", "scale", "second-order")}
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES if BLOCK.search(page.read_text("utf-8"))]
 
 
@@ -141,6 +141,7 @@ def test_the_speed_page_says_what_the_raw_file_says(monkeypatch):
 
 def test_the_results_page_says_what_the_raw_files_say(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs")
+    monkeypatch.setattr("streamgrad.lab.report.figures.draw", lambda *_, **__: (b"", []))  # in test_report
     results = importlib.import_module("_results")
     page = (ROOT / "docs" / "results.md").read_text("utf-8")
     assert results.filled(page, pictures=False) == page, "run: python docs/_results.py"

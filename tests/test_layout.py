@@ -59,11 +59,9 @@ PUBLIC = {
     "inspect": "explain compare check_gradients flops Explanation Comparison GradientCheck",
 }
 NAMES = [(space, name) for space, names in PUBLIC.items() for name in names.split()]
-CELLS = set(PUBLIC["cells"].split())
-ALGORITHMS = {
-    *("RTRL", "SnAp", "TBPTT", "BPTT", "Spatial", "Frozen", "UORO", "KFRTRL", "OK", "RFLO", "EProp", "DNI", "KeRNL"),
-    *("DODGE", "ESDRTRL", "MDGL", "ModProp", "OTPE", "RandomK", "Sketched"),
-}
+CELLS, ALGORITHMS = (
+    {name for name, kind in vars(room._every).items() if isinstance(kind, type)} for room in (sg.cells, sg.algorithms)
+)
 
 #: Rooms of one small file, or without a face of their own, and the file of tests that holds them.
 TESTED_ELSEWHERE = {

@@ -16,28 +16,7 @@ from . import (
     wiring as wiring,
 )
 from ._cpu.options import compiler_options as compiler_options
-from .algorithms import (
-    BPTT as BPTT,
-    DNI as DNI,
-    DODGE as DODGE,
-    ESDRTRL as ESDRTRL,
-    KFRTRL as KFRTRL,
-    MDGL as MDGL,
-    OK as OK,
-    OTPE as OTPE,
-    RFLO as RFLO,
-    RTRL as RTRL,
-    TBPTT as TBPTT,
-    UORO as UORO,
-    EProp as EProp,
-    Frozen as Frozen,
-    KeRNL as KeRNL,
-    ModProp as ModProp,
-    RandomK as RandomK,
-    Sketched as Sketched,
-    SnAp as SnAp,
-    Spatial as Spatial,
-)
+from .algorithms._every import *  # noqa: F403
 from .estimators import PES as PES, ForwardGradient as ForwardGradient
 from .inspect import check_gradients as check_gradients, compare as compare, explain as explain
 from .readout import RLS as RLS, Readout as Readout

@@ -1,6 +1,5 @@
 """Fleets beside a dictionary of plain learners, one a key, driven row by row; and bits that depend on nothing else."""
 
-import hashlib
 import sqlite3
 
 import equinox as eqx
@@ -11,7 +10,7 @@ import optax
 import pytest
 
 import streamgrad as sg
-from streamgrad.fleet import FleetError, Kernel, apply
+from streamgrad.fleet import FleetError, Kernel, apply, naive
 
 
 def lru(key):
@@ -59,25 +58,10 @@ def taken(rows, some):
     return [keys[k] for k in places], *(array[places] for array in arrays)
 
 
-def newborn(make, key, seed=0):
-    """The model of a key: drawn from the seed and the key alone."""
-    raw = key if isinstance(key, bytes) else str(key).encode()
-    digest = hashlib.blake2b(type(key).__name__.encode() + b":" + raw, digest_size=16).digest()
-    drawn = jax.random.key(seed)
-    for word in np.frombuffer(digest, "<u4"):
-        drawn = jax.random.fold_in(drawn, word)
-    return make(jax.random.split(drawn, 3)[0])
-
-
 def dictionary(make, update, options, rows):
     """One learner a key, one row at a time."""
     learner = sg.Learner(make(jax.random.key(9)), update, loss=sg.losses.mse, **options)
-    states, outs = {}, []
-    for key, x, target, reset in zip(*rows, strict=True):
-        if key not in states:
-            states[key] = learner.init(key=jax.random.key(0), model=newborn(make, key))
-        states[key], out = learner.step(states[key], x, target, reset=reset)
-        outs.append(out)
+    states, outs = naive.learn(learner, make, zip(*rows, strict=True))
     return jax.tree.map(lambda *leaves: np.stack(leaves), *outs), {k: learner.model(st) for k, st in states.items()}
 
 
@@ -180,7 +164,7 @@ def test_keys_come_and_go(tmp_path):
     some = fleet(slots=3, store=tmp_path / "fleet.db")
     some.update(*stream)
     some.commit()
-    born = newborn(lru, "a")
+    born = naive.newborn(lru, "a")
     assert "a" in some and 1 in some and b"a" in some and "never" not in some and -8 not in some
     with pytest.raises(KeyError):
         some.drop(["a", "never"])

@@ -1,4 +1,4 @@
-"""A dense Kalman filter in NumPy, and streams for the library's own."""
+"""The written Kalman filters over a stream, and streams for the library's own."""
 
 import functools
 import math
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import streamgrad as sg
+from streamgrad.train import naive as written
 from streamgrad.train._low_rank import LowRank
 
 PLAIN: dict[str, Any] = {"clip": math.inf, "cap": math.inf, "noise_decay": 1.0}  # no clip, no bound, R stays as it is
@@ -79,50 +80,39 @@ def measured(seed, steps, r, p, noise=0.3):
     return hs, hs @ rng.normal(size=p) + noise * rng.normal(size=(steps, r)), rng.random((steps, r)) < 0.6
 
 
+_correct, _correct_low_rank = jax.jit(written.correct), jax.jit(written.correct_low_rank)
+_next_noise = jax.jit(written.next_noise)
+
+
 def naive(hs, ys, given, prior, lam, r, members, *, clip=math.inf, cap=math.inf, decay=1.0, floor=1e-3):
-    """The filter in NumPy: one dense P whose cross terms between blocks are dropped after each step."""
+    """The written filter over a stream: one dense P whose cross terms between blocks are dropped after each step."""
     p = hs.shape[2]
-    mask = np.zeros((p, p), bool)
+    mask = np.zeros((p, p))
     for own in members:
-        mask[np.ix_(own, own)] = True
-    P, theta, noise, top = np.diag(prior * np.ones(p)), np.zeros(p), np.full(ys.shape[1], float(r)), cap * prior
+        mask[np.ix_(own, own)] = 1
+    P, theta, noise, top = jnp.diag(prior * np.ones(p)), np.zeros(p), np.full(ys.shape[1], float(r)), cap * prior
+    lam, top = lam * np.ones(p), top * np.ones(p)
     for h, y, there in zip(hs, ys, given, strict=True):
         if there.any():
-            H, e, R = h[there], (y - h @ theta)[there], np.diag(noise[there])
-            S = R + H @ P @ H.T
-            K = P @ H.T @ np.linalg.inv(S)
-            limit = clip * np.sqrt(np.diag(S))
-            theta = theta + K @ np.clip(e, -limit, limit)
-            P = (P - K @ S @ K.T) * mask
-            c = np.sqrt(np.minimum(1 / lam, top / np.diag(P)))
-            P = c[:, None] * P * c
-            small = np.minimum(e**2, clip**2 * noise[there] + floor)
-            noise[there] = np.maximum(decay * noise[there] + (1 - decay) * small, floor)
-    return theta, P, noise
+            e, R = (y - h @ theta)[there], noise[there]
+            P, change = _correct(P, h[there], e, R, lam, top, clip=clip, mask=mask)
+            theta = theta + np.asarray(change)
+            noise[there] = _next_noise(R, e, clip=clip, decay=decay, floor=floor)
+    return theta, np.asarray(P), noise
 
 
 def lofi(hs, ys, given, prior, lam, r, rank, *, clip=math.inf, cap=math.inf, decay=1.0, floor=1e-3):
-    """LO-FI in NumPy: P⁻¹ = Υ + W Wᵀ as a dense matrix, whose W is cut to its longest singular vectors."""
+    """The written LO-FI over a stream."""
     p = hs.shape[2]
-    upsilon, W, theta = np.ones(p) / prior, np.zeros((p, rank)), np.zeros(p)
-    noise, top = np.full(ys.shape[1], float(r)), cap * prior
+    upsilon, W, theta = np.ones(p) / prior, np.zeros((rank, p)), np.zeros(p)
+    noise, top = np.full(ys.shape[1], float(r)), cap * prior * np.ones(p)
     for h, y, there in zip(hs, ys, given, strict=True):
         if there.any():
-            H, e, R = h[there], (y - h @ theta)[there], np.diag(noise[there])
-            P = np.linalg.inv(np.diag(upsilon) + W @ W.T)
-            S = R + H @ P @ H.T
-            limit = clip * np.sqrt(np.diag(S))
-            theta = theta + P @ H.T @ np.linalg.solve(S, np.clip(e, -limit, limit))
-            U, s, _ = np.linalg.svd(np.c_[W, H.T / np.sqrt(noise[there])], full_matrices=False)
-            W, rest = U[:, :rank] * s[:rank], U[:, rank:] * s[rank:]
-            W = np.pad(W, ((0, 0), (0, rank - W.shape[1])))
-            upsilon = upsilon + (rest**2).sum(1)
-            P = np.linalg.inv(np.diag(upsilon) + W @ W.T)
-            c = np.sqrt(np.minimum(1 / lam, top / np.diag(P)))
-            upsilon, W = upsilon / c**2, W / c[:, None]
-            small = np.minimum(e**2, clip**2 * noise[there] + floor)
-            noise[there] = np.maximum(decay * noise[there] + (1 - decay) * small, floor)
-    return theta, np.linalg.inv(np.diag(upsilon) + W @ W.T), noise
+            e, R = (y - h @ theta)[there], noise[there]
+            upsilon, W, change = _correct_low_rank(upsilon, W, h[there], e, R, lam * np.ones(p), top, clip=clip)
+            theta = theta + np.asarray(change)
+            noise[there] = _next_noise(R, e, clip=clip, decay=decay, floor=floor)
+    return theta, np.linalg.inv(np.diag(upsilon) + W.T @ W), noise
 
 
 def gru(key, cell_units=5, outputs=2):

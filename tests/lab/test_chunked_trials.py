@@ -25,7 +25,7 @@ def flat(state, seed):
     return ravel_pytree(jax.tree.map(lambda leaf: leaf[seed], state.parameters))[0]
 
 
-@pytest.mark.parametrize("learning", ["SnAp-1", "TBPTT-3", "Frozen"])
+@pytest.mark.parametrize("learning", ["SnAp-1", "TBPTT-3", pytest.param("Frozen", marks=pytest.mark.full)])
 def test_a_pass_backwards_learns_what_traces_learn(learning):
     seeds = jnp.arange(2, dtype=jnp.uint32)
     at_once, by_traces = crowd(learning, chunked=True), crowd(learning)

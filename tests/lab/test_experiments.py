@@ -92,12 +92,12 @@ def test_credit_over_hops_is_an_influence_cut_off_above_some_layer():
 def test_alignment_is_full_at_the_last_layer_and_with_all_hops():
     xs = jnp.asarray(np.random.default_rng(0).normal(size=(9, 2)))
     loss = lambda model: jnp.sum(jnp.sin(sg.nn.unroll(model, model.init(key=KEY), xs)[1]))
-    found = eqx.filter_jit(lambda model: alignment(model, loss, (0, 1, 2)))(deep(3))
-    assert set(found) == {"encoder", "1", "2", "3"}
-    np.testing.assert_allclose(found["3"]["cosine"], 1)
+    found = eqx.filter_jit(lambda model: alignment(model, loss, (0, 1)))(deep(2))
+    assert set(found) == {"encoder", "1", "2"}
+    np.testing.assert_allclose(found["2"]["cosine"], 1)
     assert found["1"]["cosine"] < 1 - 1e-6
-    for layer in "123":
-        np.testing.assert_allclose(found[layer]["cosine_2"], 1)
+    for layer in "12":
+        np.testing.assert_allclose(found[layer]["cosine_1"], 1)
 
 
 # The task.
@@ -152,13 +152,13 @@ def test_a_killed_run_goes_on_to_the_same_results(tmp_path):
     rows = [json.loads(line) for line in whole.splitlines()]
     assert [row["split"] for row in rows if row["final"]] == ["tuning"] * 2 + ["valid"] * 2 + ["test"] * 2
     assert not (tmp_path / "whole" / "state").exists()
+    path = tmp_path / "killed"
     for stop in (1, 7):  # before any state was kept, and after
-        path = tmp_path / str(stop)
         with pytest.raises(KeyboardInterrupt):
             run(path, tiny(), stop_after=stop)
         with open(path / "results.jsonl", "a") as file:
             file.write('{"half a li')
-        assert run(path, tiny()) == whole
+    assert run(path, tiny()) == whole
     header = json.loads((path / "run.json").read_text())
     assert header["finished"] and header["config"]["training"]["updates"] == 6
 
@@ -297,14 +297,15 @@ def made_reviews(folder):
 
 SMALL = ["--quick", "--seeds", "1", "--network.width", "6", "--network.units", "4", "--network.depth", "1"]
 TRAINING = ["--modes", "online", "--training.updates", "2", "--training.batch", "4", "--training.evaluations", "1"]
+SHALLOW = [word for net in ("lru", "linear", "gru") for word in (f"--{net}.depth", "1")]
 OPTIONS = {
-    "copy-memory": ["--quick", "--seeds", "1", "--training.updates", "2", "--modes", "online"],
+    "copy-memory": ["--quick", "--seeds", "1", *SHALLOW, "--training.updates", "2", "--modes", "online"],
     "copy-memory-depth": ["--quick", "--seeds", "1", "--training.updates", "2", "--depths", "2"],
     "digits-stream": ["--quick", "--images", "8", "--every", "4", "--modes", "online"],
     "listops": [*SMALL, "--modes", "bptt", *TRAINING[2:], "--expressions", "60"],
     "scifar": [*SMALL, *TRAINING],
     "imdb": [*SMALL, *TRAINING],
-    "columns-gradient": ["--quick"],
+    "columns-gradient": ["--quick", "--seeds", "1"],
     "trace-conditioning": ["--quick", "--learners", "tbptt-3-2-raw", "--steps", "400", "--every", "200"],
 }
 

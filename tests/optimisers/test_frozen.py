@@ -63,6 +63,7 @@ def learner_of(name, model):
 CASES = [("Learner", name) for name in MODELS] + [("TDLambda", name) for name in MODELS if name != "window"]
 
 
+@pytest.mark.cross
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_what_no_gradient_trains_stays_under_decay_and_noise(kind, name):
     layers, frozen = MODELS[name]

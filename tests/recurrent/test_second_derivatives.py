@@ -115,7 +115,7 @@ def test_bptt_has_them():
             loss = loss + jnp.sum(y**2)
         return loss
 
-    got = jax.hessian(total)(vector)
+    got = jax.jit(jax.hessian(total))(vector)
     gradient = jax.jit(jax.grad(total))
     differences = [(gradient(vector + 1e-6 * e) - gradient(vector - 1e-6 * e)) / 2e-6 for e in np.eye(len(vector))]
     np.testing.assert_allclose(got, np.stack(differences), rtol=1e-5, atol=1e-8)

@@ -40,7 +40,10 @@ def targets_of(name, m=3):
     return np.array([draw(rng, moments(0.7 * rng.normal(size=m))[0]) for _ in range(STEPS)])
 
 
-@pytest.mark.parametrize(("name", "blocks"), [*((name, "full") for name in FAMILIES), ("cross_entropy", 100)])
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [*((name, "full") for name in FAMILIES), pytest.param("cross_entropy", 100, marks=pytest.mark.full)],
+)
 def test_is_the_online_natural_gradient_of_a_recurrent_net(name, blocks):
     """Ollivier 2018: J ← λ (J + Hᵀ F H), θ ← θ + J⁻¹ Hᵀ (T(y*) - E[T]), over a GRU under RTRL, one step at a time."""
     model, m, lam = gru(0, 3, 3), 3, 0.98

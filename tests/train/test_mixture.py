@@ -67,7 +67,8 @@ def _mixed(said, ys, delay):
     return out
 
 
-@pytest.mark.parametrize("delay", [0, 3])
+# On time they are mixed in the tests below.
+@pytest.mark.parametrize("delay", [pytest.param(0, marks=pytest.mark.full), 3])
 def test_learners_are_mixed_as_if_each_were_alone(delay):
     ys = np.concatenate([np.full((delay, 2), np.nan), YS[: N - delay]])  # they come late
     ys[40, 0] = np.nan

@@ -4,53 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
+from . import _every
 from ._algorithm import Algorithm
-from ._bptt import BPTT
-from ._dni import DNI
-from ._dodge import DODGE
-from ._eprop import EProp
-from ._esdrtrl import ESDRTRL
-from ._kernl import KeRNL
-from ._kfrtrl import KFRTRL
-from ._mdgl import MDGL
-from ._modprop import ModProp
-from ._ok import OK
-from ._otpe import OTPE
-from ._random_k import RandomK
-from ._rflo import RFLO
-from ._rtrl import RTRL
-from ._sketched import Sketched
-from ._snap import SnAp
-from ._spatial import Frozen, Spatial
-from ._tbptt import TBPTT
-from ._uoro import UORO
+from ._every import DODGE, OK, TBPTT, RandomK, Sketched, SnAp
 
-#: All algorithms, in the order of a comparison; those with a number take it behind a hyphen. A new one is a row.
-NAMED: dict[str, Callable[..., Algorithm]] = {
-    "RTRL": RTRL,
-    "SnAp-1": SnAp,
-    "SnAp-2": lambda: SnAp(2),
-    "RandomK-4": RandomK,
-    "Sketched-4": Sketched,
-    "OK-2": OK,
-    "KFRTRL": KFRTRL,
-    "UORO": UORO,
-    "DODGE": lambda: DODGE(horizon=32),  # for streams without an end
-    "RFLO": RFLO,
-    "EProp": EProp,
-    "OTPE": OTPE,
-    "MDGL": MDGL,
-    "ModProp": ModProp,
-    "KeRNL": KeRNL,
-    "DNI": DNI,
-    "ESDRTRL": ESDRTRL,
-    "TBPTT-8": lambda: TBPTT(8),
-    "Spatial": Spatial,
-    "Frozen": Frozen,
-    "BPTT": BPTT,
+#: Names of those that are not compared as the class makes them without arguments; a number is their first argument.
+_SET: dict[type[Algorithm], dict[str, Callable[..., Algorithm]]] = {
+    SnAp: {"SnAp-1": SnAp, "SnAp-2": lambda: SnAp(2)},
+    RandomK: {"RandomK-4": RandomK},
+    Sketched: {"Sketched-4": Sketched},
+    OK: {"OK-2": OK},
+    TBPTT: {"TBPTT-8": lambda: TBPTT(8)},
+    DODGE: {"DODGE": lambda: DODGE(horizon=32)},  # for streams without an end
 }
-_NUMBERED = {"snap": SnAp, "randomk": RandomK, "sketched": Sketched, "ok": OK, "tbptt": TBPTT}
+#: All algorithms, in the order of a comparison; those with a number take it behind a hyphen.
+NAMED: dict[str, Callable[..., Algorithm]] = {
+    name: make
+    for kind in vars(_every).values()
+    if isinstance(kind, type)
+    for name, make in _SET.get(kind, {kind.__name__: kind}).items()
+}
+_NUMBERED: dict[str, Any] = {kind.__name__.lower(): kind for kind, names in _SET.items() if "-" in next(iter(names))}
 _FULL = "-full"  # SnAp-1-full: the present step in full
 _PLAIN = {name.lower(): make for name, make in NAMED.items() if "-" not in name}
 

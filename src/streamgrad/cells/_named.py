@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
-from ._gru import GRU
-from ._indrnn import IndRNN
-from ._leaky import LeakyRNN
-from ._linear import LRU, RTU
-from ._linear_rnn import LinearRNN
-from ._lstm import LSTM
-from ._mingru import MinGRU
-from ._spiking import ALIF, LIF
+from . import _every
 from ._unit_cell import UnitCell
-from ._vanilla import Vanilla
 
-#: Cells that are made of a number of inputs and a number of units.
+
+def _by_numbers(kind: Any) -> bool:
+    needed = [name for name, one in inspect.signature(kind).parameters.items() if one.default is one.empty]
+    return needed == ["in_size", "units", "key"]
+
+
+#: Cells that are made of a number of inputs and a number of units, and of nothing else that has no default.
 NAMED: dict[str, Any] = {
-    kind.__name__: kind for kind in (Vanilla, GRU, LSTM, LeakyRNN, IndRNN, MinGRU, LRU, RTU, LinearRNN, LIF, ALIF)
+    kind.__name__: kind for kind in vars(_every).values() if isinstance(kind, type) and _by_numbers(kind)
 }
 
 
