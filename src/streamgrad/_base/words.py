@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import sys
 from typing import Any
 
 import jax
@@ -34,6 +35,13 @@ class Words:
         sizes = [int(np.prod(shape)) * max(1, dtype.itemsize // 4) for shape, dtype in self.shapes]
         ends = np.cumsum([0, *sizes]).tolist()
         self.places, self.size = list(itertools.pairwise(ends)), ends[-1]
+        # Of booleans, which are words of 0 or 1, the lowest byte: a truth, as NumPy has it.
+        truth = lambda shape: tuple(4 * int(np.prod(shape[k + 1 :])) for k in range(len(shape)))
+        low = 0 if sys.byteorder == "little" else 3
+        self._views = [
+            (shape, dtype, 4 * start + low, truth(shape)) if dtype.kind == "b" else (shape, dtype, 4 * start)
+            for (shape, dtype), (start, _) in zip(self.shapes, self.places, strict=True)
+        ]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Words) and (self.treedef, self.shapes) == (other.treedef, other.shapes)
@@ -55,19 +63,12 @@ class Words:
         return jax.tree.unflatten(self.treedef, leaves)
 
     def views(self, words: np.ndarray) -> list[np.ndarray]:
-        """The leaves within a vector of NumPy, which share its memory; booleans as words."""
-        return [
-            words[start:end].view(WORD if dtype.kind == "b" else dtype).reshape(shape)
-            for (start, end), (shape, dtype) in zip(self.places, self.shapes, strict=True)
-        ]
+        """The leaves within a vector of NumPy, which share its memory; of a boolean the lowest byte."""
+        return [np.ndarray(shape, dtype, words, *place) for shape, dtype, *place in self._views]
 
     def read(self, views: list[np.ndarray]) -> PyTree:
         """The tree of such views, copied."""
-        leaves = [
-            np.asarray(view != 0) if dtype.kind == "b" else view.copy()
-            for view, (_, dtype) in zip(views, self.shapes, strict=True)
-        ]
-        return jax.tree.unflatten(self.treedef, leaves)
+        return self.treedef.unflatten([view.copy() for view in views])
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["words"], meta_fields=["form"])
@@ -89,12 +90,7 @@ class Answer:
 
     def read(self) -> PyTree:
         """The tree, in arrays of NumPy that cannot be written."""
-        form = self.form
-        leaves = [
-            view != 0 if dtype.kind == "b" else view
-            for view, (_, dtype) in zip(form.views(np.asarray(self.words)), form.shapes, strict=True)
-        ]
-        return jax.tree.unflatten(form.treedef, [np.asarray(leaf) for leaf in leaves])
+        return self.form.treedef.unflatten(self.form.views(np.asarray(self.words)))
 
 
 def _words(leaf):
