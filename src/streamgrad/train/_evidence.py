@@ -49,6 +49,7 @@ class Evidence:
     - `untouched`: which parameters no gradient can reach, None where that is not known;
     - `told_by_row`: of which parameters the first row of the gradient tells whether all of it is finite, None: of none;
       `closely`: whether this step is looked at whole all the same;
+    - `rare`: whether a gradient is asked for only where something is given: `pull` is dear beside a step;
     - `streams`: their number, None for one; `due`: whether this step ends a window of `update_every` steps.
     """
 
@@ -62,6 +63,7 @@ class Evidence:
     untouched: PyTree = None
     told_by_row: PyTree = None
     closely: Bool[Array, ""] | bool = True
+    rare: bool = False
 
     @property
     def given(self) -> Bool[Array, ""]:
