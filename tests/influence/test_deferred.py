@@ -39,8 +39,7 @@ def whole(layer, carry):
     """J in full: of each entry what a cotangent of ones pulls back."""
     core = layer.cell.core()
     ones = lambda a: jnp.zeros_like(carry.state).at[a].set(1)
-    pulled = [layer.algorithm.pullback(core, carry.trace, ones(a))[1] for a in range(core.entries)]
-    return [grads.weights for grads in pulled]
+    return [layer.algorithm.layout.pullback(core, carry.trace, ones(a)).weights for a in range(core.entries)]
 
 
 def driven(layer, xs, *, resets=(), rate=0.01):
@@ -108,22 +107,26 @@ def test_an_lru_gets_the_gradient_of_bptt(defer):
 
 
 def test_named_parameters_alone():
-    plain, deferred = (driven(layer, inputs(STEPS, IN)) for layer in pair("LRU", only=("lambda", "b")))
+    plain, deferred = (driven(layer, inputs(STEPS, IN), rate=0.0) for layer in pair("LRU", only=("lambda", "b")))
     assert_same(deferred, plain)
 
 
 def test_float32_rounds_as_traces_of_every_step():
-    xs = inputs(200, 64).astype(jnp.float32)
-    cell = cells.LRU(64, 16, key=KEY, dtype=jnp.float32, r_min=0.9, r_max=0.999)
+    xs, cell = inputs(200, 64), cells.LRU(64, 16, key=KEY, dtype=jnp.float32, r_min=0.9, r_max=0.999)
+    exact = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), cell)
 
-    def last(algorithm):
+    def last(cell, algorithm):
         layer = sg.Recurrent(cell, algorithm)
-        carry, _ = jax.lax.scan(lambda c, x: (layer(c, x)[0], None), layer.init(key=KEY), xs)
-        assert {str(leaf.dtype) for leaf in jax.tree.leaves(carry)} <= {"complex64", "float32", "int32"}
-        return whole(layer, carry)[0][-1]
+        own = xs.astype(cell.nu.dtype)
+        carry, _ = jax.lax.scan(lambda c, x: (layer(c, x)[0], None), layer.init(key=KEY), own)
+        return carry, whole(layer, carry)[0][-1]
 
-    plain, deferred = last(sg.SnAp(1)), last(sg.SnAp(1, defer=16))
-    assert float(jnp.abs(deferred - plain).max() / jnp.abs(plain).max()) < 5e-7
+    carry, deferred = last(cell, sg.SnAp(1, defer=16))
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(carry)} == {"complex64", "float32", "int32"}
+    _, plain = last(cell, sg.SnAp(1))
+    _, truth = last(exact, sg.SnAp(1))
+    error = lambda found: float(jnp.abs(found - truth.astype(found.dtype)).max() / jnp.abs(found).max())
+    assert error(deferred) <= 1.2 * error(plain) < 1e-3
 
 
 @pytest.mark.parametrize("name", ["LRU", "RTU"])
@@ -178,16 +181,16 @@ def learned(algorithm, optimiser=None, lead=(), kind="LRU", **options):
 
 LEARNERS = [
     dict(),
-    dict(optimiser=optax.sgd(0.1)),
+    dict(optimiser=optax.sgd(0.01)),
     dict(kind="RTU", update_every=5),
-    dict(update_every=4, optimiser=optax.sgd(0.1)),
+    dict(update_every=4, optimiser=optax.sgd(0.01)),
     dict(delay=3),
     dict(streams=3, lead=(3,)),
     dict(update_every=4, chunked=True),
 ]
 
 
-@pytest.mark.parametrize("options", LEARNERS, ids=str)
+@pytest.mark.parametrize("options", LEARNERS, ids=lambda options: "-".join(options) or "adam")
 def test_a_learner_learns_the_same(options):
     """Rare targets, episodes, windows, late targets, streams: weights and outputs as without deferral."""
     plain, deferred = (learned(algorithm, **options) for algorithm in (sg.SnAp(1), sg.SnAp(1, defer=3)))
@@ -205,7 +208,7 @@ def test_a_bad_target_and_a_bad_input_are_skipped_as_without_deferral():
         taught = sg.Learner(model(algorithm), optax.sgd(0.1), loss=sg.losses.mse)
         st, out = taught.run(taught.init(key=KEY), xs, ys)
         assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(eqx.filter(st.arrays, eqx.is_array)))
-        return int(st.skipped), int(st.restarts), out
+        return int(st.skipped), int(st.memory.restarts), out
 
     plain, deferred = run(sg.SnAp(1)), run(sg.SnAp(1, defer=3))
     assert deferred[:2] == plain[:2]
@@ -217,8 +220,8 @@ def test_a_checkpoint_within_a_ring(tmp_path):
     xs, ys, _ = stream()
     at_once, out = taught.run(taught.init(key=KEY), xs, ys)
     st, _ = taught.run(taught.init(key=KEY), xs[:31], ys[:31])
-    sg.checkpoint.save(tmp_path / "kept", st)
-    back = sg.checkpoint.load(tmp_path / "kept", like=taught.init(key=KEY, like=(xs[0], ys[0])))
+    sg.checkpoint.save(tmp_path / "kept", st, step=31)
+    back = sg.checkpoint.load(tmp_path / "kept", like=taught.init(key=KEY, like=(xs[0], ys[0]))).tree
     again, rest = taught.run(back, xs[31:], ys[31:])
     np.testing.assert_array_equal(rest.prediction, out.prediction[31:])
     assert_same(again.arrays, at_once.arrays, 0)
@@ -247,11 +250,11 @@ def test_what_cannot_be_deferred_is_refused_by_name():
         layer(cells.GRU(16, 16, wiring=sg.wiring.Sparse(fan_in=16), input_wiring=sg.wiring.Sparse(fan_in=16), key=KEY))
     with pytest.raises(TypeError, match="needs n=1"):
         layer(lru, n=2)
-    with pytest.raises(TypeError, match="got n=1 and ChainCore"):
+    with pytest.raises(TypeError, match="got n=1 and FunctionCore"):
         layer(cells.Chain([lru, lru]))
     with pytest.raises(ValueError, match="leave one of them out"):
         layer(lru, present="full")
-    for wrong in (1, 0, True, 2.0):
+    for wrong in (1, 0, True):
         with pytest.raises(ValueError, match="at least 2, or None"):
             layer(lru, defer=wrong)
 
@@ -262,8 +265,8 @@ def test_who_needs_derivatives_at_every_step_is_refused():
         sg.Learner(deferred, sg.Kalman(), loss=sg.losses.mse)
     with pytest.raises(TypeError, match="leave defer out"):
         sg.td.TDLambda(deferred, optax.sgd(0.1), gamma=0.9)
-    with pytest.raises(TypeError, match="ForwardGradient asks"):
-        sg.Learner(deferred, optax.sgd(0.1), loss=sg.losses.mse, estimator=sg.ForwardGradient())
+    with pytest.raises(TypeError, match="PES asks"):
+        sg.Learner(deferred, optax.sgd(0.1), loss=sg.losses.mse, update_every=4, estimator=sg.PES(pairs=2))
 
 
 def test_explain_says_what_it_saves():

@@ -215,7 +215,11 @@ def _fold(rows, decay, pieces):
 
 def _product(inputs, gains):
     """The sum over steps of inputs times gains, (fan_in, gates, units). Of complex gains part by part."""
-    product = lambda q, k: jax.lax.dot_general(q, k, (((0,), (0,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
+    def product(q, k):  # of matrices: XLA gives one with more axes another layout, and copies it
+        flat = k.reshape(len(k), -1)
+        found = jax.lax.dot_general(q, flat, (((0,), (0,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
+        return found.reshape(q.shape[1], *k.shape[1:])
+
     if jnp.iscomplexobj(gains) and not jnp.iscomplexobj(inputs):
         return jax.lax.complex(product(inputs, gains.real), product(inputs, gains.imag))
     return product(inputs, gains)
