@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact, Int
 
-from .._base.dtypes import real_dtype, real_factor, trace_dtype
+from .._base.dtypes import real_factor, trace_dtype
 from .._cpu.branches import when
 from ..wiring import DenseLinks
-from ._materialise import materialise
+from ._materialise import written
 from ._per_unit import PerUnit, gates, own_dynamics, times
 
 #: Fewer inputs a deferred step than these, and what is kept of the steps costs about what their traces would.
@@ -24,10 +24,10 @@ Rows = tuple[Array, ...]
 
 
 class Pieces(NamedTuple):
-    """The steps of a link that its trace has not taken in. `gains[a]`: K of entry a, decayed by the dynamics since then;
-    `inputs`: what its weights multiplied."""
+    """The steps of a link that its trace has not taken in. `gains[a]`: K of entry a, decayed by the dynamics of the steps
+    behind it but the last; `inputs`: what its weights multiplied."""
 
-    gains: tuple[Inexact[Array, "steps gates units"], ...]
+    gains: Rows
     inputs: Inexact[Array, "steps fan_in"]
 
 
@@ -35,11 +35,13 @@ class DeferredTrace(NamedTuple):
     """J in parts; all zeros is the one before the first step.
 
     - `rows`: as of `PerUnit`; of a deferred link J as it was `count` steps ago;
-    - `decay[a][b]`: (units,), the product of D since then; `pieces`: of each deferred link, () of the others. Both say
-      nothing while `count` is 0, nor do pieces behind it."""
+    - `decay[a][b]`: (units,), the product of D since then, without the last; `last[a][b]`: the last D. Written down, it is
+      computed once; within the loops over pieces it would be computed for each;
+    - `pieces`: of each deferred link, () of the others. What lies behind `count` of them says nothing."""
 
     rows: tuple[Rows, ...]
     decay: tuple[Rows, ...]
+    last: tuple[Rows, ...]
     pieces: tuple[Pieces | tuple[()], ...]
     count: Int[Array, ""]
 
@@ -63,78 +65,63 @@ class Deferred(PerUnit):
         return tuple(kept and dense(link) for link, kept in zip(core.links, self.traced(core), strict=True))
 
     def init(self, core):
-        rows = super().init(core)
         zero = lambda *shape: jnp.zeros(shape, trace_dtype(core.dtype))
+        entries = range(core.entries)
 
         def pieces(link, weights):
-            gains = tuple(zero(self.steps, *weights.shape[1:]) for _ in range(core.entries))
-            inputs = jnp.zeros((self.steps, link.links.fan_in), self._of_inputs(core, link))
-            return Pieces(gains, inputs)
+            gains = tuple(zero(self.steps, *weights.shape[1:]) for _ in entries)
+            dtype = gains[0].real.dtype if link.source == "x" else gains[0].dtype
+            return Pieces(gains, jnp.zeros((self.steps, link.links.fan_in), dtype))
 
         marked = zip(core.links, core.weights, self.deferred(core), strict=True)
         all_pieces = tuple(pieces(link, weights) if late else () for link, weights, late in marked)
-        decay = tuple(tuple(zero(core.units) for _ in range(core.entries)) for _ in range(core.entries))
-        return DeferredTrace(rows, decay, all_pieces, jnp.zeros((), jnp.int32))
-
-    def _positions(self):
-        return jnp.arange(self.steps, dtype=jnp.int32)[:, None, None]
-
-    def _of_inputs(self, core, link):
-        dtype = trace_dtype(core.dtype)
-        return real_dtype(dtype) if link.source == "x" else dtype
+        blocks = lambda: tuple(tuple(zero(core.units) for _ in entries) for _ in entries)
+        return DeferredTrace(super().init(core), blocks(), blocks(), all_pieces, jnp.zeros((), jnp.int32))
 
     def advance(self, core, trace, state, x):
         late = self.deferred(core)
-        at_once = tuple(() if deferred else rows for deferred, rows in zip(late, trace.rows, strict=True))
-        new, at_once = super().advance(core, at_once, state, x)
-        step, dtype = core.linearise(state, x), trace_dtype(core.dtype)
-        within, drive = own_dynamics(core, step), step.drive
-        if any(link.source == "h" for link in core.links):
-            within, drive = materialise((within, drive))  # gates are dear to compute for each piece again
-        within = [[None if d is None else d.astype(dtype) for d in row] for row in within]
-        decayed = lambda row, of: _sum([times(d, of[b]) for b, d in enumerate(row) if d is not None], of[0])
-        identity = lambda a, b: jnp.full(core.units, float(a == b), dtype)
-        entries = range(core.entries)
-        before = [[jnp.where(trace.count == 0, identity(a, b), trace.decay[a][b]) for b in entries] for a in entries]
-        decay = tuple(tuple(decayed(row, [before[c][b] for c in entries]) for b in entries) for row in within)
-
-        position = self._positions()
+        new, at_once = super().advance(core, _where(late, (), trace.rows), state, x)
+        step = core.linearise(state, x)
+        within, there = own_dynamics(core, step), trace.decay[0][0]
+        typed = lambda d: jnp.zeros_like(there) if d is None else d.astype(there.dtype)
+        # Structural zeros are left out of the sums.
+        last = [[None if d is None else old for d, old in zip(*rows)] for rows in zip(within, trace.last)]
+        entries, position = range(core.entries), _positions(self.steps)
+        column = lambda b: [trace.decay[c][b] for c in entries]
+        begun = [[jnp.full_like(there, float(a == b)) for b in entries] for a in entries]
+        decay = [[jnp.where(trace.count == 0, begun[a][b], _dot(last[a], column(b))) for b in entries] for a in entries]
 
         def noted(pieces, link, q):
             if pieces == ():
                 return ()
+            put = lambda ring, row: jax.lax.dynamic_update_index_in_dim(ring, row.astype(ring.dtype), trace.count, 0)
             gains = []
-            for a, row in enumerate(within):
-                k = gates(drive[a], link)
-                k = jnp.zeros_like(pieces.gains[a][0]) if k is None else k.astype(dtype)
-                old = decayed(row, pieces.gains)
-                gains.append(jnp.where(position == trace.count, k[None], jnp.where(position < trace.count, old, 0)))
-            q = q[:, 0, 0].astype(pieces.inputs.dtype)
-            return Pieces(tuple(gains), jax.lax.dynamic_update_index_in_dim(pieces.inputs, q, trace.count, 0))
+            for a in entries:
+                k = gates(step.drive[a], link)
+                old = jnp.where(position < trace.count - 1, _dot(last[a], pieces.gains), pieces.gains[a])
+                gains.append(put(old, jnp.zeros_like(old[0]) if k is None else k))
+            return Pieces(tuple(gains), put(pieces.inputs, q[:, 0, 0]))
 
         pieces = tuple(map(noted, trace.pieces, core.links, step.inputs))
-        old = tuple(rows if deferred else () for deferred, rows in zip(late, trace.rows, strict=True))
-        old, count = _folded(0, self.steps)(old, decay, pieces, trace.count + 1)
-        rows = tuple(a if deferred else b for deferred, a, b in zip(late, old, at_once, strict=True))
-        return new, DeferredTrace(rows, decay, pieces, count)
+        last = tuple(tuple(map(typed, row)) for row in within)
+        parts = DeferredTrace(_where(late, trace.rows, ()), tuple(map(tuple, decay)), last, pieces, trace.count + 1)
+        old, count = _folded(0, self.steps)(parts)
+        return new, parts._replace(rows=_where(late, old, at_once), count=count)
 
     def pullback(self, core, trace, cotangent):
         late, entries = self.deferred(core), range(core.entries)
-        at_once = tuple(() if deferred else rows for deferred, rows in zip(late, trace.rows, strict=True))
-        found = super().pullback(core, at_once, cotangent)
-        deltas = [delta.astype(trace_dtype(core.dtype)) for delta in cotangent]
-        folded = trace.count == 0
-        through = [
-            jnp.where(folded, deltas[b], _sum([times(deltas[a], trace.decay[a][b]) for a in entries], deltas[b]))
-            for b in entries
-        ]
-        position = self._positions()
+        found = super().pullback(core, _where(late, (), trace.rows), cotangent)
+        deltas = [delta.astype(trace.decay[0][0].dtype) for delta in cotangent]
+        by_last = [_dot(deltas, [trace.last[a][b] for a in entries]) for b in entries]
+        by_row = [_dot(by_last, [trace.decay[a][b] for a in entries]) for b in entries]
+        by_row = [jnp.where(trace.count == 0, delta, along) for delta, along in zip(deltas, by_row, strict=True)]
+        deltas, by_last, by_row = written((deltas, by_last, by_row))
+        position = _positions(self.steps)
 
         def gradient(weights, rows, pieces):
-            by_gain = _sum([times(deltas[a], pieces.gains[a]) for a in entries], None)
+            by_gain = jnp.where(position < trace.count - 1, _dot(by_last, pieces.gains), _dot(deltas, pieces.gains))
             by_gain = jnp.where(position < trace.count, by_gain, 0)
-            terms = [times(through[b], rows[b]) for b in entries]
-            return _sum([*terms, _product(pieces.inputs, by_gain)], None).astype(weights.dtype)
+            return (_dot(by_row, rows) + _product(pieces.inputs, by_gain)).astype(weights.dtype)
 
         marked = zip(late, core.weights, trace.rows, trace.pieces, found.weights, strict=True)
         grads = tuple(gradient(w, rows, pieces) if deferred else own for deferred, w, rows, pieces, own in marked)
@@ -180,7 +167,8 @@ class Deferred(PerUnit):
 
 @functools.cache
 def _folded(lead: int, steps: int):
-    """Takes the pieces into the rows when there are `steps` of them; of arrays with `lead` axes of streams in front.
+    """The rows and the count of a trace, its pieces taken into the rows when there are `steps` of them; of arrays with
+    `lead` axes of streams in front.
 
     All streams are folded together: a loop for those alone that are due would copy the traces of all others."""
     fold = _fold
@@ -188,33 +176,55 @@ def _folded(lead: int, steps: int):
         fold = jax.vmap(fold)
 
     @jax.custom_batching.custom_vmap
-    def folded(rows, decay, pieces, count):
-        due = jnp.any(count == steps)
-        rows = when(due, lambda rows: fold(rows, decay, pieces), rows)
-        return rows, jnp.where(due, 0, count)
+    def folded(trace):
+        due = jnp.any(trace.count == steps)
+        rows = when(due, lambda rows: fold(trace._replace(rows=rows)), trace.rows)
+        return rows, jnp.where(due, 0, trace.count)
 
     @folded.def_vmap
-    def _(axis_size, in_batched, *arguments):
+    def _(axis_size, in_batched, trace):
         spread = lambda leaf, is_batched: leaf if is_batched else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
-        rows, count = _folded(lead + 1, steps)(*jax.tree.map(spread, arguments, tuple(in_batched)))
+        rows, count = _folded(lead + 1, steps)(jax.tree.map(spread, trace, in_batched[0]))
         return (rows, count), jax.tree.map(lambda _: True, (rows, count))
 
     return folded
 
 
-def _fold(rows, decay, pieces):
-    new = []
-    for old, late in zip(rows, pieces, strict=True):
-        if late == ():
-            new.append(())
-            continue
-        past = [_sum([times(d, old[b]) for b, d in enumerate(row)], None) for row in decay]
-        new.append(tuple(a + _product(late.inputs, k) for a, k in zip(past, late.gains, strict=True)))
-    return tuple(new)
+def _fold(trace: DeferredTrace) -> tuple[Rows, ...]:
+    """J of the deferred links, from its parts; `count` is at least 1."""
+    entries = range(len(trace.last))
+    decay = [[_dot(row, [trace.decay[c][b] for c in entries]) for b in entries] for row in trace.last]
+
+    def whole(rows, pieces):
+        position, new = _positions(len(pieces.inputs)), []
+        for a in entries:
+            k = jnp.where(position < trace.count - 1, _dot(trace.last[a], pieces.gains), pieces.gains[a])
+            k = jnp.where(position < trace.count, k, 0)
+            new.append(_dot(decay[a], rows) + _product(pieces.inputs, k))
+        return tuple(new)
+
+    return tuple(() if pieces == () else whole(rows, pieces) for rows, pieces in zip(trace.rows, trace.pieces))
+
+
+def _positions(steps: int):
+    return jnp.arange(steps, dtype=jnp.int32)[:, None, None]
+
+
+def _where(marks, yes, no):
+    """For each link what is of `yes` where it is marked, else what is of `no`; () stands for nothing of any."""
+    each = lambda rows: rows or ((),) * len(marks)
+    return tuple(a if mark else b for mark, a, b in zip(marks, each(yes), each(no), strict=True))
+
+
+def _dot(coefficients, rows):
+    """The sum of products; a coefficient that is None is zero."""
+    terms = [times(d, row) for d, row in zip(coefficients, rows, strict=True) if d is not None]
+    return sum(terms[1:], terms[0]) if terms else jnp.zeros_like(rows[0])
 
 
 def _product(inputs, gains):
     """The sum over steps of inputs times gains, (fan_in, gates, units). Of complex gains part by part."""
+
     def product(q, k):  # of matrices: XLA gives one with more axes another layout, and copies it
         flat = k.reshape(len(k), -1)
         found = jax.lax.dot_general(q, flat, (((0,), (0,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
@@ -223,7 +233,3 @@ def _product(inputs, gains):
     if jnp.iscomplexobj(gains) and not jnp.iscomplexobj(inputs):
         return jax.lax.complex(product(inputs, gains.real), product(inputs, gains.imag))
     return product(inputs, gains)
-
-
-def _sum(terms, like):
-    return sum(terms[1:], terms[0]) if terms else jnp.zeros_like(like)
