@@ -54,7 +54,7 @@ class Descent(Update):
 
     def __call__(self, state, trained, evidence, guard):
         if evidence.rare and not jax.tree.leaves(state.owed):
-            learn = lambda kept: self._learn(*kept[:2], evidence, guard)
+            learn = lambda kept: self._learn(*kept[:2], evidence.read_from(trained, kept[1]), guard)
             state, trained, sound = when(evidence.given, learn, (state, trained, jnp.array(True)))
         else:
             state, trained, sound = self._learn(state, trained, evidence, guard)

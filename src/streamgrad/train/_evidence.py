@@ -88,6 +88,14 @@ class Evidence:
             return new
         return jax.tree.map(lambda new, old, stays: old if stays else new, new, old, self.untouched)
 
+    def read_from(self, parameters: PyTree, same: PyTree) -> Evidence:
+        """The evidence with a pullback that reads the parameters from other arrays of the same values. Where those are
+        about to be overwritten, the compiler would keep a copy of what it read of the former."""
+        at = {id(leaf): k for k, leaf in enumerate(jax.tree.leaves(parameters))}
+        new = jax.tree.leaves(same)
+        pull = jax.tree.map(lambda leaf: new[at[id(leaf)]] if id(leaf) in at else leaf, self.pull)
+        return dataclasses.replace(self, pull=pull)
+
     def sound(self, guard: Guard, gradient: PyTree) -> Bool[Array, ""]:
         """Whether the guard lets the step be learned from. It looks at all of the gradient, or at the first row of what
         a row tells of: a look at all of it would write it to memory and read it again."""

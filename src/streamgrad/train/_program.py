@@ -259,7 +259,7 @@ class Program:
             return *jax.lax.stop_gradient((y, new)), None, kept
         together = lambda parameters: self._over_streams(predict, parameters)(carry, x)
         y, pull, new = jax.vjp(together, parameters, has_aux=True)
-        return *jax.lax.stop_gradient((y, new)), lambda slope: pull(slope)[0], None
+        return *jax.lax.stop_gradient((y, new)), jax.tree_util.Partial(lambda pull, slope: pull(slope)[0], pull), None
 
     def _untouched(self, forward, parameters, carry, x):
         """Which parameters no gradient reaches, by the form of the program."""
