@@ -232,8 +232,7 @@ def test_deep_blocks_learn_the_same():
         deep = sg.nn.Deep(4, 1, width=IN, units=4, depth=2, algorithm=algorithm, key=KEY)
         taught = sg.Learner(deep, optax.adam(1e-2), loss=sg.losses.mse)
         xs, ys, resets = stream()
-        st, out = taught.run(taught.init(key=KEY), xs[:, :4], ys, resets=resets)
-        return out.prediction
+        return taught.run(taught.init(key=KEY), xs[:, :4], ys, resets=resets)[1].prediction
 
     assert_same(run(sg.SnAp(1, defer=3)), run(sg.SnAp(1)), 1e-10)
 

@@ -39,10 +39,10 @@ class SnAp(Structured):
 
       at the price of one step's backward pass and of the old trace, which stays until then: what a parameter did to its
       own units one step ago now counts for all units that read them.
-    - `defer`: None, or a number of steps, 16 say: the traces of dense weights are written once in so many steps, and the
-      steps since then kept apart. The gradient is the same up to rounding. For streams whose targets are rare, or none:
-      a gradient costs more, and one at every step more than is saved. With n = 1, cells without links between units
-      (`LRU`, `RTU`, `MinGRU`) and at least 4 inputs a deferred step; `sg.explain` counts what it saves.
+    - `defer`: None, or a number of steps, 16 say: the traces of dense weights are written once in so many steps, and
+      what came since is kept apart. The gradient is the same up to rounding. For rare targets, or none: a gradient
+      costs more, and one at every step more than is saved. With n = 1 and a cell made of drives that has at least 4
+      inputs a deferred step; it pays on large layers of `LRU` and `RTU`, and `sg.explain` counts what it saves.
 
     Raises `ValueError` for n < 1, another `present`, `defer` where it saves nothing and, when bound, for names that the
     core does not have; `TypeError` for a core that cannot be linearised or, with `only` or `defer`, is not made of
@@ -101,15 +101,16 @@ class SnAp(Structured):
         """Refuses cores for which deferred traces would be wrong, or save nothing."""
         if not isinstance(core, Bank) or self.n != 1:
             raise TypeError(
-                f"SnAp(n={self.n}, defer=...) defers traces that belong to one unit each: it needs n=1 and a cell made of "
-                f"drives, got n={self.n} and {type(core).__name__}. Use SnAp(1, defer=...), or leave defer out."
+                f"SnAp(n={self.n}, defer=...) defers traces that belong to one unit each: it needs n=1 and a cell made "
+                f"of drives, got n={self.n} and {type(core).__name__}. Use SnAp(1, defer=...), or leave defer out."
             )
         layout = Deferred(self.only, steps)
         if not any(layout.deferred(core)):
             sizes = [link.links.fan_in for link in core.links if isinstance(link.links, DenseLinks)]
             raise ValueError(
-                f"SnAp(1, defer={steps}) saves nothing here: it needs dense weights of at least {INPUTS_A_STEP * steps} "
-                f"inputs, this cell's have {max(sizes, default='none')}. Defer fewer steps, or leave defer out."
+                f"SnAp(1, defer={steps}) saves nothing here: it needs dense weights of at least "
+                f"{INPUTS_A_STEP * steps} inputs, this cell's have {max(sizes, default='none')}. Defer fewer steps, or "
+                "leave defer out."
             )
         return layout
 

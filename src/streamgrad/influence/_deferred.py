@@ -24,8 +24,10 @@ Rows = tuple[Array, ...]
 
 
 class Pieces(NamedTuple):
-    """The steps of a link that its trace has not taken in. `gains[a]`: K of entry a, decayed by the dynamics of the steps
-    behind it but the last; `inputs`: what its weights multiplied."""
+    """The steps of a link that its trace has not taken in.
+
+    - `gains[a]`: K of entry a, decayed by the dynamics of all steps after it but the last;
+    - `inputs`: what its weights multiplied."""
 
     gains: Rows
     inputs: Inexact[Array, "steps fan_in"]
@@ -35,8 +37,8 @@ class DeferredTrace(NamedTuple):
     """J in parts; all zeros is the one before the first step.
 
     - `rows`: as of `PerUnit`; of a deferred link J as it was `count` steps ago;
-    - `decay[a][b]`: (units,), the product of D since then, without the last; `last[a][b]`: the last D. Written down, it is
-      computed once; within the loops over pieces it would be computed for each;
+    - `decay[a][b]`: (units,), the product of D since then, without the last; `last[a][b]`: the last D. Kept apart, it
+      is computed once: within the loops over pieces it would be computed for each;
     - `pieces`: of each deferred link, () of the others. What lies behind `count` of them says nothing."""
 
     rows: tuple[Rows, ...]

@@ -76,8 +76,8 @@ class Program:
         self.rare = bool(late)
         if late and (update.sensitivity is not None or estimator is not None):
             raise TypeError(
-                f"{type(update if estimator is None else estimator).__name__} asks for derivatives at every step, where "
-                f"{late[0]} costs more than it saves: leave defer out."
+                f"{type(update if estimator is None else estimator).__name__} asks for derivatives at every step, "
+                f"where {late[0]} costs more than it saves: leave defer out."
             )
         self.told_by_row = None if marks is None else eqx.filter(marks, self.trained)
         self.lead = () if streams is None else (streams,)
