@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ...algorithms import RTRL, SnAp
-from ...cells import GRU, LRU, LSTM, RTU, Vanilla
+from ...cells import GRU, LSTM, Vanilla
 from ...recurrent import Recurrent
 from ...wiring import Columns, Sparse
 from . import _deep as deep, _deferred as deferred, _learner as of_learner, _programs as programs, _scaling as scaling
@@ -269,20 +269,20 @@ ROWS = {
         _sequential_over_associative, "sequential over associative, the worse batch", 1.0, 0.5, steps=1024,
     ),
     **{
-        f"deferred-{kind.__name__.lower()}-{size}": Row(
-            "traces without a gradient, written once in 16 steps", f"{kind.__name__}, {size} inputs and units",
+        f"deferred-{name}": Row(
+            "traces without a gradient, written once in some steps", f"{name}, {steps} steps",
             ratio=_beyond("deferred", "traces", "state"), meaning="of the usual traces' time, both beyond the state's",
-            to_reach=0.4, stretch=0.3, steps=2048 * 128**2 // size**2, **deferred.traces(kind, size, 16),
+            to_reach=0.4, stretch=0.3, steps=1024, **deferred.traces(name),
         )
-        for kind in (LRU, RTU) for size in (128, 512)
+        for name, (_, steps) in deferred.CELLS.items()
     },
     **{
-        f"deferred-learner-{size}": Row(
-            "Learner.run with a target every 16th step", f"LRU, {size} inputs and units, and a readout, SGD",
+        f"deferred-learner-{name}": Row(
+            "Learner.run with a target every 16th step", f"{name} and a readout, SGD",
             ratio=_over("deferred", "traces"), meaning="of the same with usual traces",
-            to_reach=None, stretch=None, steps=2048 * 128 // size, **deferred.learners(LRU, size, 16, 16),
+            to_reach=None, stretch=None, steps=512, **deferred.learners(name, 16),
         )
-        for size in (128, 512)
+        for name in ("lru-128", "lru-512", "rtu-512")
     },
     **{
         f"growth-{name}": Row(
