@@ -141,7 +141,8 @@ class Deferred(PerUnit):
         return at_once + gains + entries * (2 * of_inputs * late + factor * 2 * entries * late // self.steps)
 
     def temporaries(self, core):
-        return super(PerUnit, self).temporaries(core)  # of a fold: a product as large as J
+        # Of a fold: a product as large as J, and of several entries the old ones.
+        return self.nbytes(core) * min(core.entries, 2)
 
     def _size(self, core, late: bool = False) -> int:
         """How many weights have a trace, or a deferred one."""
@@ -184,7 +185,7 @@ def _folded(lead: int, steps: int):
         return rows, jnp.where(due, 0, trace.count)
 
     @folded.def_vmap
-    def _(axis_size, in_batched, trace):
+    def over_streams(axis_size, in_batched, trace):
         spread = lambda leaf, is_batched: leaf if is_batched else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
         rows, count = _folded(lead + 1, steps)(jax.tree.map(spread, trace, in_batched[0]))
         return (rows, count), jax.tree.map(lambda _: True, (rows, count))

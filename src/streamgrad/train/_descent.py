@@ -54,7 +54,11 @@ class Descent(Update):
 
     def __call__(self, state, trained, evidence, guard):
         if evidence.rare and not jax.tree.leaves(state.owed):
-            learn = lambda kept: self._learn(*kept[:2], evidence.read_from(trained, kept[1]), guard)
+
+            def learn(kept):
+                state, same, _ = kept
+                return self._learn(state, same, evidence.read_from(trained, same), guard)
+
             state, trained, sound = when(evidence.given, learn, (state, trained, jnp.array(True)))
         else:
             state, trained, sound = self._learn(state, trained, evidence, guard)

@@ -35,7 +35,9 @@ CELLS = {
 class Rare(SnAp):
     """SnAp with traces as usual, and a gradient only where there is a target."""
 
-    defers = True
+    @property
+    def defers(self):
+        return True
 
 
 def layers(name: str) -> dict[str, Recurrent]:
