@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import equinox as eqx
 import jax
@@ -295,6 +296,42 @@ def test_traits_count_the_influence(cell, algorithm):
 @pytest.mark.parametrize(("kind", "options", "algorithm", "share"), OTHERS)
 def test_temporaries_of_other_influences(kind, options, algorithm, share):
     assert_in_place(Problem(make(kind, **options), algorithm), share)
+
+
+def copies(text, *shape):
+    """The instructions of a compiled program that copy an array of this shape, but for those within a fold: the body of
+    a loop of at most one turn, whose product the step itself does not make."""
+    form = r"copy[.\w]* = \S*\[" + ",".join(map(str, shape)) + r"\]\S* copy\(%get-tuple-element"
+    is_fold = lambda part: " dot(" in part and " while(" not in part
+    return [found for part in text.split("\n}\n") if not is_fold(part) for found in re.findall(form, part)]
+
+
+@pytest.mark.parametrize("kind", [cells.LRU, cells.RTU])
+def test_deferred_traces_are_not_copied_where_they_are_not_written(kind):
+    """Many steps without a gradient: J stays in its place at all of them, and so do the pieces kept apart."""
+    problem = Problem(make(kind, 96), sg.SnAp(1, defer=8))
+
+    def program(arrays, carry, xs):
+        layer = eqx.combine(arrays, problem.static)
+        return jax.lax.scan(lambda carry, x: layer(carry, x), carry, xs)
+
+    compiled = jax.jit(program, donate_argnums=1).lower(problem.arrays, problem.carry, floats(100, IN)).compile()
+    assert compiled.memory_analysis().alias_size_in_bytes >= problem.influence
+    gates = 2 if kind is cells.RTU else 1
+    assert not copies(compiled.as_text(), IN, gates, 96)
+    traits = sg.Recurrent(make(kind, 96), sg.SnAp(1, defer=8)).algorithm.traits(make(kind, 96).core())
+    assert traits.bytes == problem.influence
+    assert compiled.memory_analysis().temp_size_in_bytes <= 1.2 * traits.temporaries
+
+
+def test_a_learner_of_deferred_traces_copies_neither_them_nor_the_weights():
+    cell = make(cells.LRU, 96)
+    model = sg.nn.Sequential([sg.Recurrent(cell, sg.SnAp(1, defer=8)), sg.Readout(IN, 1, key=KEY, dtype=jnp.float32)])
+    taught = sg.Learner(model, optax.sgd(1e-3), loss=sg.losses.mse)
+    steps = (floats(100, IN), floats(100, 1), jax.ShapeDtypeStruct((100,), jnp.bool_))
+    count = jax.ShapeDtypeStruct((), jnp.int32)
+    text = taught._run.lower(taught.program, taught.init(key=KEY), steps, count).compile().as_text()
+    assert not copies(text, IN, 1, 96) and not copies(text, IN, 96) and not copies(text, 96, IN)
 
 
 def test_a_learner_updates_its_state_in_place():

@@ -75,6 +75,11 @@ class Algorithm(eqx.Module):
         return tuple((field.name, getattr(self, field.name)) for field in given)
 
     @property
+    def defers(self) -> bool:
+        """Whether a gradient is dear beside a step, so that a driver asks for one only where there is a target."""
+        return False
+
+    @property
     def learns(self) -> bool:
         """Whether it has leaves of its own that an optimiser moves; those of any other are held fixed."""
         return False

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from .._base.dtypes import real_factor
 from ..cells import Bank
-from ..influence import PerUnit, plan
+from ..influence import INPUTS_A_STEP, Deferred, PerUnit, plan
+from ..wiring import DenseLinks
 from ._algorithm import instantaneous
 from ._structured import Structured
 
@@ -38,9 +39,14 @@ class SnAp(Structured):
 
       at the price of one step's backward pass and of the old trace, which stays until then: what a parameter did to its
       own units one step ago now counts for all units that read them.
+    - `defer`: None, or a number of steps, 16 say: the traces of dense weights are written once in so many steps, and
+      what came since is kept apart. The gradient is the same up to rounding. For rare targets, or none: a gradient
+      costs more, and one at every step more than is saved. With n = 1 and a cell made of drives that has at least 4
+      inputs a deferred step; it pays on large layers of `LRU` and `RTU`, and `sg.explain` counts what it saves.
 
-    Raises `ValueError` for n < 1, another `present` and, when bound, for names that the core does not have; `TypeError`
-    for a core that cannot be linearised or, with `only`, is not made of drives.
+    Raises `ValueError` for n < 1, another `present`, `defer` where it saves nothing and, when bound, for names that the
+    core does not have; `TypeError` for a core that cannot be linearised or, with `only` or `defer`, is not made of
+    drives.
 
     Reference: Menick et al., A practical sparse approximation for real time recurrent learning, 2020
     (2006.07232).
@@ -49,6 +55,7 @@ class SnAp(Structured):
     n: int = eqx.field(static=True, default=1)
     only: tuple[str, ...] | None = eqx.field(static=True, default=None)
     present: str = eqx.field(static=True, default="kept")
+    defer: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
         if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
@@ -58,13 +65,26 @@ class SnAp(Structured):
             raise ValueError(f'SnAp(only=...) is a tuple of names such as ("lambda", "gamma"), got {self.only!r}.')
         if self.present not in PRESENT:
             raise ValueError(f"SnAp(present=...) is one of {PRESENT}, got {self.present!r}.")
+        if self.defer is None:
+            return
+        if isinstance(self.defer, bool) or not isinstance(self.defer, int) or self.defer < 2:
+            raise ValueError(f"SnAp(defer=...) is a number of steps, at least 2, or None, got {self.defer!r}.")
+        if self.present == "full":
+            raise ValueError(
+                'SnAp(defer=..., present="full") would keep the old trace beside the new one at every step: leave one '
+                "of them out."
+            )
 
     @property
     def order(self):
         return self.n
 
+    @property
+    def defers(self):
+        return self.defer is not None
+
     def bind(self, core, state, x):
-        layout = plan(core, self.n)
+        layout = plan(core, self.n) if self.defer is None else self._deferred(core, self.defer)
         if self.only is None:
             return dataclasses.replace(self, layout=layout)
         if not isinstance(core, Bank) or not isinstance(layout, PerUnit):
@@ -76,6 +96,23 @@ class SnAp(Structured):
         if unknown := [name for name in self.only if name not in names]:
             raise ValueError(f"SnAp(only=...): this cell has no {unknown[0]!r}; its recurrence has {', '.join(names)}.")
         return dataclasses.replace(self, layout=dataclasses.replace(layout, only=self.only))
+
+    def _deferred(self, core, steps: int) -> Deferred:
+        """Refuses cores for which deferred traces would be wrong, or save nothing."""
+        if not isinstance(core, Bank) or self.n != 1:
+            raise TypeError(
+                f"SnAp(n={self.n}, defer=...) defers traces that belong to one unit each: it needs n=1 and a cell made "
+                f"of drives, got n={self.n} and {type(core).__name__}. Use SnAp(1, defer=...), or leave defer out."
+            )
+        layout = Deferred(self.only, steps)
+        if not any(layout.deferred(core)):
+            sizes = [link.links.fan_in for link in core.links if isinstance(link.links, DenseLinks)]
+            raise ValueError(
+                f"SnAp(1, defer={steps}) saves nothing here: it needs dense weights of at least "
+                f"{INPUTS_A_STEP * steps} inputs, this cell's have {max(sizes, default='none')}. Defer fewer steps, or "
+                "leave defer out."
+            )
+        return layout
 
     def advance(self, core, trace, state, x, context):
         old = trace
@@ -124,6 +161,8 @@ class SnAp(Structured):
 
     def traits(self, core: Any):
         traits = self._traits(core, "Menick et al. 2020, arXiv 2006.07232")
+        if isinstance(layout := self._bound(), Deferred):
+            traits = dataclasses.replace(traits, layout=f"{traits.layout}: {layout.price(core)}")
         if self._looks_back(core):
             structure = core.structure
             numbers = jax.tree.leaves(eqx.filter_eval_shape(self._bound().init, core))

@@ -6,6 +6,7 @@ from .._base.static import Static
 from ..cells import Bank, Core, FunctionCore
 from ..cells._function_core import Seeing
 from ..wiring import BlockLinks
+from ._deferred import INPUTS_A_STEP as INPUTS_A_STEP, Deferred as Deferred
 from ._dense import DenseRows as DenseRows
 from ._function import Columnwise
 from ._gathered_rows import GatheredRows as GatheredRows

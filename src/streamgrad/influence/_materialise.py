@@ -19,10 +19,19 @@ def materialise(tree: PyTree[Array]) -> PyTree[Array]:
     times faster for a dense GRU). Complex coefficients are products without transcendental functions, and
     cheaper to recompute; other backends keep barriers.
     """
+    leaves = jax.tree.leaves(tree)
+    return jax.lax.optimization_barrier(tree) if leaves and jnp.iscomplexobj(leaves[0]) else written(tree)
+
+
+def written(tree: PyTree[Array]) -> PyTree[Array]:
+    """As `materialise`, complex coefficients too: part by part."""
     leaves, treedef = jax.tree.flatten(tree)
-    if jax.default_backend() != "cpu" or not leaves or jnp.iscomplexobj(leaves[0]):
+    if jax.default_backend() != "cpu" or not leaves:
         return jax.lax.optimization_barrier(tree)
-    return jax.tree.unflatten(treedef, list(_identity_product(jnp.stack(leaves))))
+    if not jnp.iscomplexobj(leaves[0]):
+        return jax.tree.unflatten(treedef, list(_identity_product(jnp.stack(leaves))))
+    parts = written([part for leaf in leaves for part in (leaf.real, leaf.imag)])
+    return jax.tree.unflatten(treedef, [jax.lax.complex(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)])
 
 
 @jax.custom_batching.custom_vmap

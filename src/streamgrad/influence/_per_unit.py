@@ -46,7 +46,8 @@ class PerUnit(Layout[Bank]):
     def advance(self, core, trace, state, x):
         step = linearise_sequentially(core, state, x)
         earlier, within, by_drive = step.earlier, self.within(core, step), step.drive
-        if _is_large(core):
+        kept = sum(weights.size for weights, old in zip(core.weights, trace, strict=True) if old != ())
+        if kept >= WORTH_SHIELDING:
             earlier, within, by_drive = materialise((earlier, within, by_drive))
         new = []
         for link, old, q in zip(core.links, trace, step.inputs, strict=True):
@@ -57,9 +58,9 @@ class PerUnit(Layout[Bank]):
             for a in range(core.entries):
                 rows = ordered(rows)  # in the place of old ones that are read no more
                 pairs = (*zip(earlier[a], rows, strict=True), *zip(within[a], old, strict=True))
-                terms = [_times(d.astype(dtype), j) for d, j in pairs if d is not None]
+                terms = [times(d.astype(dtype), j) for d, j in pairs if d is not None]
                 if (k := gates(by_drive[a], link)) is not None:
-                    terms.append(_times(k.astype(dtype), q.astype(dtype if jnp.iscomplexobj(q) else old[0].real.dtype)))
+                    terms.append(times(k.astype(dtype), q.astype(dtype if jnp.iscomplexobj(q) else old[0].real.dtype)))
                 rows.append(sum(terms[1:], terms[0]) if terms else jnp.zeros_like(old[a]))
             new.append(tuple(rows))
         return step.state, tuple(new)
@@ -145,7 +146,7 @@ def _is_large(core: Bank) -> bool:
     return sum(weights.size for weights in core.weights) >= WORTH_SHIELDING
 
 
-def _times(a, b):
+def times(a, b):
     """a b. Complex numbers are multiplied part by part: an input that is real costs half, and XLA's CPU compiler
     vectorises the loop over a complex trace better so."""
     a, b = together(a, b)

@@ -53,6 +53,31 @@ class Descent(Update):
         return Price("an Optax transformation")
 
     def __call__(self, state, trained, evidence, guard):
+        if evidence.rare and not jax.tree.leaves(state.owed):
+
+            def learn(kept):
+                state, same, _ = kept
+                return self._learn(state, same, evidence.read_from(trained, same), guard)
+
+            state, trained, sound = when(evidence.given, learn, (state, trained, jnp.array(True)))
+        else:
+            state, trained, sound = self._learn(state, trained, evidence, guard)
+        if self.every == 1:
+            return state, trained, sound
+
+        def move(both):
+            state, trained = both
+            total, count, values = state.total
+            over = lambda a: a / jnp.maximum(count, 1).astype(a.dtype)
+            mean = jax.tree.map(over, total)
+            state, trained = self._move(state, trained, mean, over(values), count > 0, evidence, guard)
+            return state._replace(total=_nothing(total)), trained
+
+        state, trained = when(jnp.asarray(evidence.due), move, (state, trained))
+        return state, trained, sound
+
+    def _learn(self, state, trained, evidence, guard):
+        """Takes the gradient, and moves by it or adds it to the window's."""
         gradient, given, value = evidence.gradient(), evidence.given, evidence.value
         sound = evidence.sound(guard, gradient)
         if jax.tree.leaves(state.owed):
@@ -65,18 +90,7 @@ class Descent(Update):
         total = jax.tree.map(lambda a, g: a + jnp.where(learned, g, 0), total, gradient)
         count, values = count + learned.astype(jnp.int32), values + jnp.where(learned, value, 0).astype(values.dtype)
 
-        state = state._replace(total=(total, count, values))
-
-        def move(both):
-            state, trained = both
-            total, count, values = state.total
-            over = lambda a: a / jnp.maximum(count, 1).astype(a.dtype)
-            mean = jax.tree.map(over, total)
-            state, trained = self._move(state, trained, mean, over(values), count > 0, evidence, guard)
-            return state._replace(total=_nothing(total)), trained
-
-        state, trained = when(jnp.asarray(evidence.due), move, (state, trained))
-        return state, trained, sound
+        return state._replace(total=(total, count, values)), trained, sound
 
     def _move(self, state, trained, gradient, value, learned, evidence, guard):
         value = value.astype(value_dtype(trained))

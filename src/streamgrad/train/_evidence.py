@@ -49,6 +49,7 @@ class Evidence:
     - `untouched`: which parameters no gradient can reach, None where that is not known;
     - `told_by_row`: of which parameters the first row of the gradient tells whether all of it is finite, None: of none;
       `closely`: whether this step is looked at whole all the same;
+    - `rare`: whether a gradient is asked for only where something is given: `pull` is dear beside a step;
     - `streams`: their number, None for one; `due`: whether this step ends a window of `update_every` steps.
     """
 
@@ -62,6 +63,7 @@ class Evidence:
     untouched: PyTree = None
     told_by_row: PyTree = None
     closely: Bool[Array, ""] | bool = True
+    rare: bool = False
 
     @property
     def given(self) -> Bool[Array, ""]:
@@ -85,6 +87,14 @@ class Evidence:
         if self.untouched is None:
             return new
         return jax.tree.map(lambda new, old, stays: old if stays else new, new, old, self.untouched)
+
+    def read_from(self, parameters: PyTree, same: PyTree) -> Evidence:
+        """The evidence with a pullback that reads the parameters from other arrays of the same values. Where those are
+        about to be overwritten, the compiler would keep a copy of what it read of the former."""
+        at = {id(leaf): k for k, leaf in enumerate(jax.tree.leaves(parameters))}
+        new = jax.tree.leaves(same)
+        pull = jax.tree.map(lambda leaf: new[at[id(leaf)]] if id(leaf) in at else leaf, self.pull)
+        return dataclasses.replace(self, pull=pull)
 
     def sound(self, guard: Guard, gradient: PyTree) -> Bool[Array, ""]:
         """Whether the guard lets the step be learned from. It looks at all of the gradient, or at the first row of what

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from ..algorithms import Algorithm
 from ..estimators import Differentiate, Estimator
 from ..nn import next_growth_step, restarted
 from ..optimisers._masks import told_by_row
@@ -70,6 +71,14 @@ class Program:
         self.static = eqx.partition(model, eqx.is_array)[1]
         self.trained = trained(model)
         marks = told_by_row(model)
+        is_algorithm = lambda node: isinstance(node, Algorithm)
+        late = [a for a in jax.tree.leaves(model, is_leaf=is_algorithm) if is_algorithm(a) and a.defers]
+        self.rare = bool(late)
+        if late and (update.sensitivity is not None or estimator is not None):
+            raise TypeError(
+                f"{type(update if estimator is None else estimator).__name__} asks for derivatives at every step, "
+                f"where {late[0]} costs more than it saves: leave defer out."
+            )
         self.told_by_row = None if marks is None else eqx.filter(marks, self.trained)
         self.lead = () if streams is None else (streams,)
         self.next_growth_step = next_growth_step(model)
@@ -226,6 +235,7 @@ class Program:
                 untouched=untouched,
                 told_by_row=self.told_by_row,
                 closely=closely(memory.steps[0], x, memory.carry, carry),
+                rare=self.rare,
             )
             memory = memory._replace(carry=carry, rule=kept)
         state, parameters, sound = self.update(memory.update, parameters, evidence, self.guard)
@@ -249,7 +259,7 @@ class Program:
             return *jax.lax.stop_gradient((y, new)), None, kept
         together = lambda parameters: self._over_streams(predict, parameters)(carry, x)
         y, pull, new = jax.vjp(together, parameters, has_aux=True)
-        return *jax.lax.stop_gradient((y, new)), lambda slope: pull(slope)[0], None
+        return *jax.lax.stop_gradient((y, new)), jax.tree_util.Partial(lambda pull, slope: pull(slope)[0], pull), None
 
     def _untouched(self, forward, parameters, carry, x):
         """Which parameters no gradient reaches, by the form of the program."""

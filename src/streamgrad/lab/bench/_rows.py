@@ -13,7 +13,7 @@ from ...algorithms import RTRL, SnAp
 from ...cells import GRU, LSTM, Vanilla
 from ...recurrent import Recurrent
 from ...wiring import Columns, Sparse
-from . import _deep as deep, _learner as of_learner, _programs as programs, _scaling as scaling
+from . import _deep as deep, _deferred as deferred, _learner as of_learner, _programs as programs, _scaling as scaling
 from ._bytes import counts
 from ._timing import Program, interleaved
 
@@ -166,6 +166,10 @@ def _over(name, base):
     return lambda times: times[name] / times[base]
 
 
+def _beyond(name, usual, base):
+    return lambda times: (times[name] - times[base]) / (times[usual] - times[base])
+
+
 ROWS = {
     "dense": Row(
         "dense GRU, SnAp-1 + SGD", "GRU 32 -> 128, an update every step", _dense,
@@ -264,6 +268,22 @@ ROWS = {
         lambda steps: deep.states(128, steps),
         _sequential_over_associative, "sequential over associative, the worse batch", 1.0, 0.5, steps=1024,
     ),
+    **{
+        f"deferred-{name}": Row(
+            "traces without a gradient, written once in some steps", f"{name}, {steps} steps",
+            ratio=_beyond("deferred", "traces", "state"), meaning="of the usual traces' time, both beyond the state's",
+            to_reach=0.4, stretch=0.3, steps=1024, **deferred.traces(name),
+        )
+        for name, (_, steps) in deferred.CELLS.items()
+    },
+    **{
+        f"deferred-learner-{name}": Row(
+            "Learner.run with a target every 16th step", f"{name} and a readout, SGD",
+            ratio=_over("deferred", "traces"), meaning="of the same with usual traces",
+            to_reach=None, stretch=None, steps=512, **deferred.learners(name, 16),
+        )
+        for name in ("lru-128", "lru-512", "rtu-512")
+    },
     **{
         f"growth-{name}": Row(
             f"{type(algorithm).__name__} + SGD, how a step grows", f"{kind.__name__} 32 -> 64 to 1024",
