@@ -69,7 +69,7 @@ class Bank(Core):
     """A bank of units: `weights[l]`, (fan_in, gates, units), are the parameters of `links[l]`.
 
     `unit(state, drives)` maps tuples of scalars (`entries` of state, one value a drive) to the tuple of new
-    entries; it must be hashable. Other units see entry `emits`.
+    entries; it must be hashable. Other units see entry `emits`; the cell's output reads the entries `shown`.
     """
 
     weights: tuple[Inexact[Array, "_ _ units"], ...]
@@ -77,6 +77,7 @@ class Bank(Core):
     unit: Callable = eqx.field(static=True)
     entries: int = eqx.field(static=True)
     emits: int = eqx.field(static=True)
+    shown: tuple[int, ...] = eqx.field(static=True)
 
     @property
     def units(self) -> int:

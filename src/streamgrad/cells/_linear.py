@@ -102,6 +102,7 @@ class LRU(Cell):
             unit=_lru_unit,
             entries=1,
             emits=0,
+            shown=(0,),
         )
 
     def init_state(self):
@@ -169,6 +170,7 @@ class RTU(Cell):
             unit=_rtu_unit,
             entries=2,
             emits=0,
+            shown=(0, 1),
         )
 
     def init_state(self):

@@ -92,7 +92,7 @@ class UnitCell(Cell):
             weights.append(self.weight_h)
         links.append(Link("1", self.biased, BiasLinks(self.units, len(self.biased)), "bias"))
         weights.append(self.bias[None])
-        return Bank(tuple(weights), tuple(links), self.unit, self.entries, self.emits)
+        return Bank(tuple(weights), tuple(links), self.unit, self.entries, self.emits, (self.emits,))
 
     def init_state(self) -> Inexact[Array, "entries units"]:
         return jnp.zeros((self.entries, self.units), self.weight_x.dtype)

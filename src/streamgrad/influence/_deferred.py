@@ -13,8 +13,8 @@ from jaxtyping import Array, Inexact, Int
 
 from .._base.dtypes import real_factor, trace_dtype
 from .._cpu.branches import when
+from .._cpu.materialise import written
 from ..wiring import DenseLinks
-from ._materialise import written
 from ._per_unit import PerUnit, gates, own_dynamics, times
 
 #: Fewer inputs a deferred step than these, and what is kept of the steps costs about what their traces would.

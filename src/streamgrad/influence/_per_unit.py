@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from .._base.dtypes import real_factor, trace_dtype
 from .._base.ranks import in_rank, together
+from .._cpu.materialise import WORTH_SHIELDING, materialise
 from .._cpu.order import ordered
 from ..cells import Bank, Link
 from ._layout import Layout
-from ._materialise import WORTH_SHIELDING, materialise
 from ._sequential import copies_needed, linearise_sequentially
 
 
@@ -82,6 +82,7 @@ class PerUnit(Layout[Bank]):
 
     def pullback(self, core, trace, cotangent):
         grads = []
+        cotangent = _computed_once(core, cotangent)
         for weights, rows in zip(core.weights, trace, strict=True):
             if rows == ():
                 grads.append(jnp.zeros_like(weights))
@@ -131,6 +132,19 @@ class StateTraces(PerUnit):
 
     def describe(self):
         return "each parameter's effect along its unit's own state, shaped like the weights"
+
+
+def _computed_once(core: Bank, cotangent):
+    """The cotangents of a large bank, as arrays: XLA would compute what stands above those that the output shows (a
+    norm, a slope, the loss) again for every weight. With one entry a unit it does not."""
+    if not _is_large(core) or core.entries == 1 or jnp.iscomplexobj(cotangent[0]):
+        return cotangent
+    deltas = [*cotangent]
+    shown = [deltas[a] for a in core.shown]
+    shown += [jnp.zeros_like(deltas[0])] * (len(shown) == 1)  # a product of one row is none
+    for a, delta in zip(core.shown, materialise(shown)):
+        deltas[a] = delta
+    return deltas
 
 
 def told_in_every_row(delta):
