@@ -1,6 +1,7 @@
 """A step from Python with its output read: `step`, sessions, the loop on the device, and what one would take instead.
 
     python benchmarks/session/speed.py --out results/session
+    python benchmarks/session/speed.py --out results/session --inline
 
 One net (GRU 8 to 32 or LRU 32, SnAp-1, linear readout), one row at a time, the first entry of the prediction read after
 each. Forms take turns, round after round; medians of rounds. torch's GRUCell (one-step truncation), braintrace's SnAp-1
@@ -164,7 +165,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results/session"))
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--inline", action="store_true", help="JAX runs programs in the calling thread")
     options = parser.parse_args()
+    jax.config.update("jax_cpu_enable_async_dispatch", not options.inline)
     rng = np.random.default_rng(0)
     xs, ys = rng.normal(size=(ROWS, 8)).astype(np.float32), rng.normal(size=(ROWS, 1)).astype(np.float32)
     table = {}
@@ -190,7 +193,8 @@ def main():
                 print(f"{name}, {rule:4}  {form:36} {t['median']:8.1f} µs  (best {t['best']:.1f})", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     about = {"python": platform.python_version(), "jax": jax.__version__, "machine": machine()}
-    (options.out / "speed.json").write_text(json.dumps({"about": about, "micros": table}, indent=1) + "\n")
+    name = "speed-inline.json" if options.inline else "speed.json"
+    (options.out / name).write_text(json.dumps({"about": about, "micros": table}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
