@@ -196,29 +196,19 @@ class Learner(Shell):
 
     # What is compiled.
 
-    def _packed_step(self, program: Program, st: LearnerState, x, target, reset=False, *, count=None, together=False):
+    def _packed_step(self, program: Program, st: LearnerState, x, target, reset=False, *, count=None):
         """A run of one step. Its length is read off the state (the last bit of the 64 that count steps is 0), so that
-        the compiler takes it for a run like any other and rounds as there. State and outputs are packed within the
-        loop, for an operation outside takes XLA's executor longer."""
+        the compiler takes it for a run like any other and rounds as there."""
         count = 1 + (st.memory.steps[1] >> 31).astype(jnp.int32) if count is None else count
-
-        tell = Answer.of if together else lambda out: out
-
-        def one(both, *now):
-            st, _ = both
-            memory, told = self._one(program, st.memory, *now)
-            return (LearnerState(st.packing.pack(memory), st.packing), tell(Output(*told))), ()
-
-        now = _arrays((x, target, reset))
-        shapes = jax.eval_shape(lambda st, *now: self._one(program, st.memory, *now)[1], st, *now)
-        blank = tell(Output(*jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)))
-        inputs = jax.tree.map(lambda leaf: leaf[None], now)
-        return loop(one, (st, blank), inputs, count)[0]
+        inputs = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (x, target, reset))
+        st, outs = self._packed_run(program, st, inputs, count)
+        return st, jax.tree.map(lambda leaf: leaf[0], outs)
 
     def _answered_step(self, program: Program, st: LearnerState, x, target, reset=False):
         """A step whose outputs are read together. Those of streams may lie on several devices, and stay there."""
+        st, out = self._packed_step(program, st, x, target, reset)
         together = program.streams is None and jax.default_backend() == "cpu"
-        return self._packed_step(program, st, x, target, reset, together=together)
+        return st, Answer.of(out) if together else out
 
     def _packed_run(self, program: Program, st: LearnerState, inputs, count=None):
         inputs = _arrays(inputs)
