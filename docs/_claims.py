@@ -265,7 +265,7 @@ def snap_sparsity() -> str:
 #: Seconds of processor time, as `time` told them, of runs that shared their core with others.
 CPU = {"columns-gradient": 209, "snap-copy-128": 688}
 #: Runs that shared their core, or were stopped meanwhile, whose processor time nobody read.
-UNKNOWN = ("fashion",)
+UNKNOWN = ("fashion", "snap-charlm-shakespeare")
 
 
 def hours(run: str) -> float | None:
@@ -283,9 +283,7 @@ def hours(run: str) -> float | None:
 @said
 def hours_by_experiment() -> str:
     names = sorted(path.parent.name for path in RESULTS.glob("*/run.json"))
-    cell = lambda run: (
-        "not known" if hours(run) is None else f"{hours(run):.2f}{' CPU' if run in CPU else ''}"
-    )
+    cell = lambda run: "not known" if hours(run) is None else f"{hours(run):.2f}{' CPU' if run in CPU else ''}"
     total = math.fsum(hours(run) or 0 for run in names)
     lines = [[f"`{run}`", cell(run)] for run in names]
     return table(["run", "hours"], [*lines, ["all that are known", f"{total:.1f}"]])
