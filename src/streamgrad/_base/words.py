@@ -39,7 +39,7 @@ class Words:
         truth = lambda shape: tuple(4 * int(np.prod(shape[k + 1 :])) for k in range(len(shape)))
         low = 0 if sys.byteorder == "little" else 3
         self._views = [
-            (shape, dtype, 4 * start + low, truth(shape)) if dtype.kind == "b" else (shape, dtype, 4 * start)
+            (shape, dtype, 4 * start + low, truth(shape)) if dtype.kind == "b" else (shape, dtype, 4 * start, None)
             for (shape, dtype), (start, _) in zip(self.shapes, self.places, strict=True)
         ]
 
@@ -64,7 +64,7 @@ class Words:
 
     def views(self, words: np.ndarray) -> list[np.ndarray]:
         """The leaves within a vector of NumPy, which share its memory; of a boolean the lowest byte."""
-        return [np.ndarray(shape, dtype, words, *place) for shape, dtype, *place in self._views]
+        return [np.ndarray(shape, dtype, words, offset, strides) for shape, dtype, offset, strides in self._views]
 
     def read(self, views: list[np.ndarray]) -> PyTree:
         """The tree of such views, copied."""
