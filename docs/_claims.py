@@ -265,7 +265,7 @@ def snap_sparsity() -> str:
 #: Seconds of processor time, as `time` told them, of runs that shared their core with others.
 CPU = {"columns-gradient": 209, "snap-copy-128": 688}
 #: Runs that shared their core, or were stopped meanwhile, whose processor time nobody read.
-UNKNOWN = ("fashion", "snap-charlm-shakespeare")
+UNKNOWN = ("fashion", "mnist1d", "snap-charlm-shakespeare")
 
 
 def hours(run: str) -> float | None:

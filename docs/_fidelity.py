@@ -21,6 +21,7 @@ def claims_of_zucchet() -> str:
     depth = lambda d, credit: mean(values("copy-memory-depth", "loss", "test", depth=d, credit=credit))
     cell = lambda name: number(values("copy-memory", "loss", "test", mode="online", network=name))
     digit = lambda mode: number(values("digits", "accuracy", "test", mode=mode), 1, 100)
+    curve = lambda mode: number(values("mnist1d", "accuracy", "test", mode=mode), 1, 100)
     cloth = lambda mode: number(values("fashion", "accuracy", "test", mode=mode), 1, 100)
     lists = lambda mode: number(values("listops", "accuracy", "test", mode=mode), 1, 100)
     found = json.loads((RESULTS / "bench" / "deep.json").read_text("utf-8"))["rows"]
@@ -60,10 +61,11 @@ def claims_of_zucchet() -> str:
                 "sequential CIFAR, IMDB, ListOps",
                 f"digits: BPTT {digit('bptt')}%, online {digit('online')}%, one-step {digit('one-step')}%; "
                 f"Fashion-MNIST by row: BPTT {cloth('bptt')}%, online {cloth('online')}%, frozen {cloth('frozen')}%, "
-                f"one-step {cloth('one-step')}%, spatial {cloth('spatial')}%; ListOps of 10 to "
+                f"one-step {cloth('one-step')}%, spatial {cloth('spatial')}%; generated curves: BPTT {curve('bptt')}%, "
+                f"online {curve('online')}%, one-step {curve('one-step')}%, spatial {curve('spatial')}%; ListOps of 10 to "
                 f"50 tokens: BPTT {lists('bptt')}%, online {lists('online')}%",
                 sized("digits", f"3 × (64, 64), {work('digits')}") + "; " + sized("fashion", "4 × (64, 64)"),
-                "on digits and clothes nearly; ListOps has a gap; the long tasks themselves were not run",
+                "on digits, clothes and curves nearly; ListOps has a gap; the long tasks themselves were not run",
             ],
             [
                 "Time and memory merely double",
@@ -267,7 +269,6 @@ GAPS = (
         "trace-conditioning --steps 8000000 --seeds 10",
     ),
     ("Fashion-MNIST by pixel, as many updates", "digits", 2.4 * 784 / 64 * 5 / 4 * 4 / 3, "fashion --by pixel"),
-    ("generated 1-D digits, four modes", "digits", 2.5 * 40 / 64, "mnist1d"),
 )
 
 
