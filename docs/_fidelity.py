@@ -62,8 +62,8 @@ def claims_of_zucchet() -> str:
                 f"digits: BPTT {digit('bptt')}%, online {digit('online')}%, one-step {digit('one-step')}%; "
                 f"Fashion-MNIST by row: BPTT {cloth('bptt')}%, online {cloth('online')}%, frozen {cloth('frozen')}%, "
                 f"one-step {cloth('one-step')}%, spatial {cloth('spatial')}%; generated curves: BPTT {curve('bptt')}%, "
-                f"online {curve('online')}%, one-step {curve('one-step')}%, spatial {curve('spatial')}%; ListOps of 10 to "
-                f"50 tokens: BPTT {lists('bptt')}%, online {lists('online')}%",
+                f"online {curve('online')}%, one-step {curve('one-step')}%, spatial {curve('spatial')}%; "
+                f"ListOps of 10 to 50 tokens: BPTT {lists('bptt')}%, online {lists('online')}%",
                 sized("digits", f"3 × (64, 64), {work('digits')}") + "; " + sized("fashion", "4 × (64, 64)"),
                 "on digits, clothes and curves nearly; ListOps has a gap; the long tasks themselves were not run",
             ],
