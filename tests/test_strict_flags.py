@@ -23,10 +23,8 @@ WORDS = {
     "jax_enable_checks": True,
 }
 NUMBERS = {"jax_debug_nans": True, "jax_debug_infs": True, "jax_debug_key_reuse": True, "jax_transfer_guard": "log"}
-# A search for leaked tracers takes as long as all other flags together: it looks at the algorithms alone. All tests run
-# under strict dtype promotion anyway.
-RULES = [pytest.param(name, marks=pytest.mark.full) if "dtype" in name else name for name in WORDS]
-DRIVERS = [pytest.param(name, marks=pytest.mark.full) if "leaks" in name or "dtype" in name else name for name in WORDS]
+# A search for leaked tracers takes as long as all other flags together; all tests run under strict dtype promotion anyway.
+RULES = [pytest.param(name, marks=pytest.mark.full) if "leaks" in name or "dtype" in name else name for name in WORDS]
 CELLS = ("Vanilla-dense", "LRU", "GRU-sparse", "LSTM-columns", "Function")
 
 
@@ -88,7 +86,7 @@ def td(predictions=2, streams=None):
     return sg.td.TDLambda(model, optax.sgd(1e-2), gamma=0.9, lam=0.5, predictions=predictions, streams=streams)
 
 
-@pytest.mark.parametrize("name", DRIVERS)
+@pytest.mark.parametrize("name", RULES)
 def test_the_drivers_can_be_traced_under(name):
     def through(rule, lead, *outs):
         def steps(key):

@@ -226,6 +226,7 @@ def test_units_that_see_each_other_can_be_made_under_a_jit():
     assert eqx.filter_jit(make)().pattern == make().pattern
 
 
+@pytest.mark.full
 def test_compare_takes_a_function_made_in_its_factory():
     def factory(key):
         drawn = jax.random.normal(key, (3, 3))

@@ -155,6 +155,7 @@ def test_columns_known_in_advance_are_read_ahead():
         np.testing.assert_array_equal(out.value, said.value[t])
 
 
+@pytest.mark.full
 def test_categories_and_the_calendar_tell_something():
     n = 2400
     start = datetime.datetime(2024, 3, 1)

@@ -56,6 +56,7 @@ def told(n):
     return table, found
 
 
+@pytest.mark.full
 def test_the_most_probable_class_is_the_forecast():
     table, _ = told(300)
     np.testing.assert_allclose(table.probabilities[100:-1].sum(axis=1), 1, atol=0.02)

@@ -227,6 +227,7 @@ def test_a_checkpoint_within_a_ring(tmp_path):
     assert_same(again.arrays, at_once.arrays, 0)
 
 
+@pytest.mark.full
 def test_deep_blocks_learn_the_same():
     def run(algorithm):
         deep = sg.nn.Deep(4, 1, width=IN, units=4, depth=2, algorithm=algorithm, key=KEY)
