@@ -23,7 +23,7 @@ WORDS = {
     "jax_enable_checks": True,
 }
 NUMBERS = {"jax_debug_nans": True, "jax_debug_infs": True, "jax_debug_key_reuse": True, "jax_transfer_guard": "log"}
-# A search for leaked tracers takes as long as all other flags together; all tests run under strict dtype promotion anyway.
+# A search for leaked tracers takes as long as all other flags together; all tests run under strict dtype promotion.
 RULES = [pytest.param(name, marks=pytest.mark.full) if "leaks" in name or "dtype" in name else name for name in WORDS]
 CELLS = ("Vanilla-dense", "LRU", "GRU-sparse", "LSTM-columns", "Function")
 
