@@ -15,8 +15,9 @@ from jax.flatten_util import ravel_pytree
 import streamgrad as sg
 from streamgrad.cli import main
 from streamgrad.lab.experiments import EXPERIMENTS, Experiment, FolderError, RunFolder, copy_memory_modes, digits_stream
+from streamgrad.lab.experiments._experiment import Trial
 from streamgrad.lab.experiments._hops import alignment, hop_gradient
-from streamgrad.lab.experiments._tuning import best_rate
+from streamgrad.lab.experiments._tuning import BEYOND, best_rate, next_rate, tuned
 from streamgrad.lab.tasks.copy_memory import CopyMemory
 
 KEY = jax.random.key(0)
@@ -150,7 +151,8 @@ def run(path, settings, stop_after=None, experiment=copy_memory_modes.EXPERIMENT
 def test_a_killed_run_goes_on_to_the_same_results(tmp_path):
     whole = run(tmp_path / "whole", tiny())
     rows = [json.loads(line) for line in whole.splitlines()]
-    assert [row["split"] for row in rows if row["final"]] == ["tuning"] * 2 + ["valid"] * 2 + ["test"] * 2
+    splits = [row["split"] for row in rows if row["final"]]
+    assert set(splits[:-4]) == {"tuning"} and splits[-4:] == ["valid"] * 2 + ["test"] * 2
     assert not (tmp_path / "whole" / "state").exists()
     path = tmp_path / "killed"
     for stop in (1, 7):  # before any state was kept, and after
@@ -161,6 +163,7 @@ def test_a_killed_run_goes_on_to_the_same_results(tmp_path):
     assert run(path, tiny()) == whole
     header = json.loads((path / "run.json").read_text())
     assert header["finished"] and header["config"]["training"]["updates"] == 6
+    assert isinstance(header["cpu_seconds"], int) and header["cpu_seconds"] >= 0
 
 
 @pytest.mark.full
@@ -271,6 +274,36 @@ def test_the_best_rate_is_that_of_the_least_tuning_loss():
     rows = [row(0.1, 3.0), row(0.2, 1.0), row(0.3, None), row(0.1, 0.0, "valid")]
     assert best_rate({"mode": "a"}, (0.1, 0.2, 0.3), rows) == 0.2
     assert best_rate({"mode": "b"}, (0.1, 0.2), rows) == 0.1
+
+
+@pytest.mark.parametrize(
+    "rates, best, further",
+    [
+        ((0.001, 0.003, 0.01), 0.01, 0.03),
+        ((0.01, 0.003, 0.001), 0.001, 0.0003),
+        ((0.002, 0.004, 0.008), 0.008, 0.016),
+        ((0.002, 0.004), 0.004, 0.008),
+        ((0.001, 0.003, 0.01), 0.003, None),
+        ((0.1, 0.1), 0.1, None),
+    ],
+)
+def test_a_list_goes_on_beyond_the_edge_in_its_own_steps(rates, best, further):
+    assert next_rate(rates, best) == further
+
+
+@pytest.mark.parametrize("best, last", [(0.03, 0.03), (1e-4, 1e-4), (100.0, 0.3)])
+def test_tuning_goes_on_until_the_best_rate_is_no_edge(best, last):
+    rows, rates = [], (1e-3, 3e-3, 1e-2)
+    asked = []
+    trial = lambda variant, tuning: Trial(variant, lambda _: None, tuning)
+    for found in tuned([{"mode": "a"}], rates, rows, trial):
+        asked.append(found)
+        loss = abs(np.log(found.variant["rate"] / best))
+        rows.append({"variant": found.variant, "split": "tuning", "loss": loss})
+    tried = [found.variant["rate"] for found in asked if found.tuning]
+    assert [found.tuning for found in asked] == [True] * len(tried) + [False]
+    assert asked[-1].variant["rate"] == last
+    assert len(tried) <= len(rates) + BEYOND and (best == 100.0 or min(tried) < last < max(tried))
 
 
 # The command.

@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class RunFolder:
     def __init__(self, path: Path, experiment: Experiment, config: Any, command: str):
         self.path, self.results = path, path / "results.jsonl"
         self._now: dict[str, Any] | None = None
+        self._began = time.process_time()
         self.header = _header(experiment, config, command)
         asked = self.header["config"]
         try:
@@ -50,6 +52,7 @@ class RunFolder:
                     self._resume(held)
             elif any(path.iterdir()):
                 raise FolderError(f"{path} is not empty and holds no run: give another --out.")
+            self._spent_before = self.header.get("cpu_seconds", 0)
             self._write_header()
         except (OSError, ValueError, KeyError) as error:
             raise FolderError(f"{path} cannot be used as a run folder ({error}): give another --out.") from None
@@ -77,8 +80,13 @@ class RunFolder:
     def finish(self, trial: Trial) -> None:
         """Mark a trial as done and forget its state."""
         self.header["done"].append(trial.name)
-        self._write_header()
+        self.count()
         shutil.rmtree(self.path / "state", ignore_errors=True)
+
+    def count(self) -> None:
+        """Write down the processor time of the run so far: it is the same whatever else the machine does."""
+        self.header["cpu_seconds"] = self._spent_before + round(time.process_time() - self._began)
+        self._write_header()
 
     def close(self) -> None:
         """All trials are done."""
@@ -142,6 +150,7 @@ class _Recorder:
 
     def save(self, state: Any, step: int) -> None:
         checkpoint.save(self.state, state, step=step, meta={"trial": self.name}, keep=1)
+        self.folder.count()
 
     def load(self, like: Callable[[int], Any]) -> tuple[Any, int] | None:
         kept = checkpoint.steps(self.state)

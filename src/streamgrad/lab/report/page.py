@@ -153,7 +153,8 @@ def _facts(origin: Origin) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
     started = f"started {_time(origin.started)}" if origin.started else ""
     ended = f"finished {_time(origin.finished)}" if origin.finished else "not finished"
-    return "; ".join(filter(None, [origin.folder.name, seeds, versions, origin.machine, started, ended]))
+    spent = f"{origin.cpu_seconds / 3600:.2g} core-hours" if origin.cpu_seconds else ""
+    return "; ".join(filter(None, [origin.folder.name, seeds, versions, origin.machine, started, ended, spent]))
 
 
 def _time(written: str) -> str:

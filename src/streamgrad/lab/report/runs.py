@@ -26,6 +26,7 @@ class Origin:
     finished: str | None
     machine: str
     versions: Mapping[str, Any]
+    cpu_seconds: int | None = None
     seeds: tuple[int, ...] = ()
 
 
@@ -82,6 +83,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
             finished=get(data, "finished", str, None),
             machine=get(data, "machine", str, ""),
             versions=get(data, "versions", dict, {}),
+            cpu_seconds=get(data, "cpu_seconds", int, None),
         )
         run = Run(
             origins=(origin,),
