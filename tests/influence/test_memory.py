@@ -164,6 +164,7 @@ def analysed_call(compiled, taught, *lead, batch=()):
     arguments = floats(*lead, *batch, IN), floats(*lead, *batch, 1), jax.ShapeDtypeStruct(lead, jnp.bool_)
     if lead:  # a run: its inputs together, and how many of them there are
         arguments = arguments, jax.ShapeDtypeStruct((), jnp.int32)
+    compiled = compiled[taught._small(taught.program, state)]
     return state, compiled.lower(taught.program, state, *arguments).compile().memory_analysis()
 
 
@@ -330,7 +331,7 @@ def test_a_learner_of_deferred_traces_copies_neither_them_nor_the_weights():
     taught = sg.Learner(model, optax.sgd(1e-3), loss=sg.losses.mse)
     steps = (floats(100, IN), floats(100, 1), jax.ShapeDtypeStruct((100,), jnp.bool_))
     count = jax.ShapeDtypeStruct((), jnp.int32)
-    text = taught._run.lower(taught.program, taught.init(key=KEY), steps, count).compile().as_text()
+    text = taught._run[True].lower(taught.program, taught.init(key=KEY), steps, count).compile().as_text()
     assert not copies(text, IN, 1, 96) and not copies(text, IN, 96) and not copies(text, 96, IN)
 
 

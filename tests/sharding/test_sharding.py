@@ -61,7 +61,7 @@ for name, given in {"rtrl": (), "snap": (sparse, sg.SnAp(2))}.items():
     alone = learner(*given)
     spread = sg.sharding.columns(alone, mesh)
     st, st4 = alone.init(key=jax.random.key(1), like=like), spread.init(key=jax.random.key(1), like=like)
-    program = spread._step.lower(spread.program, st4, *like).compile()
+    program = spread._step[False].lower(spread.program, st4, *like).compile()
     large = lambda st: max(st.arrays, key=lambda a: a.nbytes)
     bytes_ = large(st).nbytes, large(st4).addressable_shards[0].data.nbytes
     for k in range(8):

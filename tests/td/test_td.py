@@ -800,14 +800,14 @@ def test_a_return_of_a_wrong_shape_or_discount_is_refused():
 # How it is compiled.
 
 
-@pytest.mark.parametrize("size", [2, 5000])
+@pytest.mark.parametrize("size", [2, 5000, 200_000])
 def test_a_loop_that_refuses_an_order_does_without(size):
-    def run(static, arrays, steps):
+    def run(whole, static, arrays, steps):
         def one(a, x):
             a = ordered(a + static * x)
             return a, a.sum()
 
-        return jax.lax.scan(one, arrays, steps)
+        return jax.lax.scan(whole(one), arrays, steps)
 
     compiled, steps = Compiled(run, batched=False), np.arange(4.0)
     for _ in range(2):
@@ -819,7 +819,7 @@ def test_an_error_of_a_running_program_is_raised():
     def stop(x):
         raise ValueError("stop here")
 
-    def run(static, arrays, steps):
+    def run(whole, static, arrays, steps):
         return arrays + 1, jax.pure_callback(stop, jax.ShapeDtypeStruct((), steps.dtype), steps)
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="stop here"):

@@ -45,10 +45,14 @@ def loop(step: Callable, state: PyTree, inputs: PyTree, count: Array | int) -> t
     def body(k, both):
         state, outputs = both
         state, now = step(state, *at(k))
-        put = lambda ring, value: jax.lax.dynamic_update_index_in_dim(ring, value, k, 0)
-        return state, jax.tree.map(put, outputs, now)
+        return state, jax.tree.map(lambda ring, value: put(ring, value, k), outputs, now)
 
     return jax.lax.fori_loop(0, count, body, (state, outputs))
+
+
+def put(array: Array, value: Array, place: Array, *, axis: int = 0) -> Array:
+    """The array with this value at a place of an axis: in place, and, unlike a scatter, within any kernel."""
+    return jax.lax.dynamic_update_index_in_dim(array, value, place, axis)
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -24,11 +24,14 @@ def compiler_options(*, batched: bool = False) -> dict[str, str]:
 
 
 @functools.cache
-def in_turn() -> dict[str, str]:
-    """The option for a CPU that makes a loop's operations run one after another, and in one thread: what is so small
-    that handing it to another thread takes longer than the work."""
-    name, value = "xla_cpu_scheduler_type", "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
-    return {name: value} if jax.default_backend() == "cpu" and _known(name, value) else {}
+def piece_options() -> dict[str, str]:
+    """`compiler_options()` for what holds a `piece`: no operation within is handed to a library or to other threads."""
+    wanted = {
+        "xla_cpu_experimental_ynn_fusion_type": "",
+        "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
+    }
+    here = wanted.items() if jax.default_backend() == "cpu" else ()
+    return compiler_options() | {name: value for name, value in here if _known(name, value)}
 
 
 def _known(name: str, value: str) -> bool:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._cpu.loop import put
 from ..train._mixing import Mixed, Mixing, MixingState
 from ._encoder import Encoded, Encoder
 from ._experts import Expert, Learning
@@ -75,7 +76,7 @@ class OneHorizon(Program):
         return Memory(
             experts=tuple(expert.init(k) for expert, k in zip(self.experts, keys, strict=True)),
             inputs=jnp.zeros((self.horizon, self.size)),
-            made=Mixed(*(jnp.full((self.horizon, *shape), jnp.nan) for shape in ((), (2,), (count,)))),
+            made=Mixed(*(jnp.full((self.horizon, *shape), jnp.nan, float) for shape in ((), (2,), (count,)))),
             mixing=self.mixing.init(count),
             rows=jnp.zeros((), jnp.int32),
         )
@@ -93,8 +94,8 @@ class OneHorizon(Program):
             said.append(y)
         mixing = self.mixing.update(memory.mixing, made, target)
         made = self.mixing.forecast(mixing, jnp.stack(said[self.beside :]))
-        inputs = memory.inputs.at[place].set(x)
-        pending = jax.tree.map(lambda ring, new: ring.at[place].set(new), memory.made, made)
+        inputs = put(memory.inputs, x, place)
+        pending = jax.tree.map(lambda ring, new: put(ring, new, place), memory.made, made)
         memory = Memory(tuple(experts), inputs, pending, mixing, memory.rows + 1)
         said = [*said[: self.beside], *made.experts, *made.both, made.forecast]
         return memory, jnp.stack(said)

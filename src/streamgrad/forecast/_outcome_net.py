@@ -21,7 +21,8 @@ from jaxtyping import Float
 from .. import cells, losses, wiring
 from .._base.static import Static
 from .._cpu.loop import loop, padded
-from .._cpu.options import compiler_options
+from .._cpu.options import piece_options
+from .._cpu.piece import piece
 from ..algorithms import SnAp
 from ..readout import Readout
 from ..recurrent import Recurrent
@@ -98,10 +99,10 @@ def program(kind: str, columns: int, horizon: int, period: int | None, net: bool
     learner = Learner(model, kalman, loss=LOSSES[kind], delay=horizon)
 
     def run(state, inputs, n):
-        state, out = loop(lambda state, x, y, reset: learner.step(state, x, y, reset=reset), state, inputs, n)
+        state, out = loop(piece(lambda state, x, y, reset: learner.step(state, x, y, reset=reset)), state, inputs, n)
         return state, out.prediction
 
-    return learner, jax.jit(run, donate_argnums=0, compiler_options=compiler_options())
+    return learner, jax.jit(run, donate_argnums=0, compiler_options=piece_options())
 
 
 class OutcomeLearner:

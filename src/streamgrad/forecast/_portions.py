@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._cpu.options import compiler_options
+from .._cpu.loop import loop
+from .._cpu.options import piece_options
+from .._cpu.piece import piece
 from ._encoder import Encoder
 
 PORTION = 256  # rows of one call
@@ -27,7 +29,7 @@ class Program(abc.ABC):
     def __init__(self, experts: Sequence[Any], size: int, wide: int):
         self.experts, self.size, self.wide = tuple(experts), size, wide
         self.init = jax.jit(self._init)
-        self.run = jax.jit(self._run, donate_argnums=0, compiler_options=compiler_options())
+        self.run = jax.jit(self._run, donate_argnums=0, compiler_options=piece_options())
         self.anew = jax.jit(self._anew, donate_argnums=0)
         self.restart = jax.jit(self._restart, donate_argnums=0)
         self.weights = jax.jit(self._weights)
@@ -46,12 +48,7 @@ class Program(abc.ABC):
 
     @final
     def _run(self, memory: Any, rows: tuple[Array, ...], n: Any) -> tuple[Any, Array]:
-        def body(t, carry):
-            memory, out = carry
-            memory, said = self._step(memory, *(each[t] for each in rows))
-            return memory, out.at[t].set(said)
-
-        return jax.lax.fori_loop(0, n, body, (memory, jnp.zeros((PORTION, self.wide))))
+        return loop(piece(self._step), memory, rows, n)
 
     @final
     def _anew(self, memory: Any, columns: Bool[Array, " size"]) -> Any:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._cpu.loop import put
 from ..train import Kalman
 from ..train._mixing import Mixed, Mixing, MixingState
 from ..train._serving import inference
@@ -141,7 +142,7 @@ class EveryStep(Program):
         return Memory(
             tuple(expert.init(k) for expert, k in zip(self.experts, keys, strict=True)),
             jnp.zeros((self.steps, self.size)),
-            Mixed(*(jnp.full((self.steps, self.steps, *shape), jnp.nan) for shape in shapes)),
+            Mixed(*(jnp.full((self.steps, self.steps, *shape), jnp.nan, float) for shape in shapes)),
             jax.vmap(lambda m: m.init(self.count))(self.mixing),
             jnp.zeros((), jnp.int32),
         )
@@ -162,8 +163,8 @@ class EveryStep(Program):
         due = jax.tree.map(lambda ring: ring[(memory.rows - 1 - step) % h, step], memory.made)
         mixing = jax.vmap(lambda m, *rest: m.update(*rest))(self.mixing, memory.mixing, due, came)
         made = jax.vmap(lambda m, *rest: m.forecast(*rest))(self.mixing, mixing, jnp.stack(said, axis=1))
-        inputs = memory.inputs.at[place].set(x)
-        pending = jax.tree.map(lambda ring, new: ring.at[place].set(new), memory.made, made)
+        inputs = put(memory.inputs, x, place)
+        pending = jax.tree.map(lambda ring, new: put(ring, new, place), memory.made, made)
         memory = Memory(tuple(experts), inputs, pending, mixing, memory.rows + 1)
         return memory, made.forecast
 

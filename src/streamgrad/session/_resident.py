@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._base.words import WORD, Words
-from .._cpu.options import in_turn
 from . import _native
 
 #: Loops that run now. Each keeps one of JAX's threads.
@@ -64,7 +63,7 @@ class Program:
             memory, _, _ = jax.lax.while_loop(lambda now: now[2][0] != 0, body, (enter(state), *first))
             return leave(memory)
 
-        compiled = jax.jit(loop, donate_argnums=0, compiler_options=options | in_turn())
+        compiled = jax.jit(loop, donate_argnums=0, compiler_options=options)
         self.compiled = compiled.lower(state, jax.ShapeDtypeStruct((1,), WORD)).compile()
 
 

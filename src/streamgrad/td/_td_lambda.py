@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
@@ -15,6 +16,7 @@ from .._base.owned import owned
 from .._base.trees import is_traced
 from .._cpu.options import compiler_options
 from .._cpu.ordered_loop import Compiled
+from .._cpu.piece import as_it_is
 from ..train import (
     Filter,
     Memory,
@@ -216,22 +218,25 @@ class TDLambda(Shell):
         memory, told = program.step(_memory(program, parts), x, (cumulant, gamma, lam), reset)
         return _parts(program, memory, parts.model), TDOutput(*told)
 
-    def _packed_step(self, form: Form, arrays, now):
-        parts, out = self._one(form, form.unpack(arrays), now)
-        return form.pack(parts), out
+    def _packed_step(self, whole: Callable, form: Form, arrays, now):
+        def step(arrays, now):
+            parts, out = self._one(form, form.unpack(arrays), now)
+            return form.pack(parts), out
 
-    def _many(self, form: Form, arrays: Parts, steps):
+        return whole(step)(arrays, now)
+
+    def _many(self, whole: Callable, form: Form, arrays: Parts, steps):
         parts = form.join(arrays)
         xs, cumulants, gammas, lams, resets = steps
         program = self._program_of(form, parts.model)
-        memory, told = program.run(_memory(program, parts), xs, (cumulants, gammas, lams), resets)
+        memory, told = program.run(_memory(program, parts), xs, (cumulants, gammas, lams), resets, whole=whole)
         return eqx.filter(_parts(program, memory, parts.model), eqx.is_array), TDOutput(*told)
 
     def _run_many(self, st: TDState, program: Program, steps):
         del program
         form, arrays = Form(st.memory), eqx.filter(st.memory, eqx.is_array)
         if is_traced((arrays, steps)):
-            arrays, out = self._many(form, arrays, steps)
+            arrays, out = self._many(as_it_is, form, arrays, steps)
         else:
             arrays, out = self._run(form, st.to_consume(arrays), steps)
             st.consumed = True

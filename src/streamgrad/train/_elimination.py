@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._cpu.loop import put
+
 
 def whiten(
     variance: Float[Array, "rows rows"], values: Float[Array, "rows columns"], floor: Float[Array, " rows"]
@@ -18,7 +20,7 @@ def whiten(
     def eliminate(j, both):
         top = both[j] / jnp.sqrt(jnp.maximum(both[j, j], floor[j]))
         below = jnp.where(count > j, top[: len(count)], 0)
-        return (both - below[:, None] * top[None, :]).at[j].set(top)
+        return put(both - below[:, None] * top[None, :], top, j)
 
     return jax.lax.fori_loop(0, len(count), eliminate, jnp.c_[variance, values])[:, len(count) :]
 
@@ -33,6 +35,6 @@ def root(matrix: Float[Array, "rows rows"]) -> Float[Array, "rows rows"]:
         pivot = left[j, j]
         there = pivot > smallest
         now = jnp.where(there, left[:, j] / jnp.sqrt(jnp.where(there, pivot, 1)), 0)
-        return left - now[:, None] * now[None, :], found.at[:, j].set(now)
+        return left - now[:, None] * now[None, :], put(found, now, j, axis=1)
 
     return jax.lax.fori_loop(0, size, column, (matrix, jnp.zeros_like(matrix)))[1]

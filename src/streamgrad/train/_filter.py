@@ -120,8 +120,7 @@ def _reduced(covariance, white, forgetting, cap, learned):
     if most:
         covariance, _ = jax.lax.scan(lambda p, v: (p - _outer(v), None), covariance, jnp.stack(most))
     covariance = (covariance - _outer(last)) * (scale[:, :, None] * scale[:, None, :])
-    entry = jnp.arange(size)
-    return covariance.at[:, entry, entry].set(diagonal)
+    return jnp.where(jnp.eye(size, dtype=bool), diagonal[:, :, None], covariance)
 
 
 def _outer(white):

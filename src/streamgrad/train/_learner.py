@@ -16,7 +16,8 @@ from .._base.owned import owned, refuse_consumed
 from .._base.trees import as_arrays
 from .._base.words import Answer
 from .._cpu.loop import first, loop, padded, padded_length
-from .._cpu.options import compiler_options
+from .._cpu.options import compiler_options, piece_options
+from .._cpu.piece import LARGEST, piece
 from ..estimators import Estimator
 from ._checks import check_key
 from ._memory import Memory
@@ -96,14 +97,12 @@ class Learner(Shell):
         super().__init__(model, functools.partial(supervised, **self._given))
         self.delay = delay
         self._open = Opening(self._program, self._arrays)
-        options = compiler_options(batched=streams is not None)
-        compiled = functools.partial(jax.jit, static_argnums=0, donate_argnums=1, compiler_options=options)
         # Traced once for all programs that hold it.
         self._one = jax.jit(lambda program, *now: program.step(*now), static_argnums=0)
-        self._step, self._run = compiled(self._answered_step), compiled(self._packed_run)
+        self._step, self._run = self._compiled(self._answered_step), self._compiled(self._packed_run)
         # Under a transformation of the user's the compiler's options are the user's, and so are the buffers.
-        self._step_within = jax.jit(functools.partial(self._packed_step, count=1), static_argnums=0)
-        self._run_within = jax.jit(self._packed_run, static_argnums=0)
+        self._step_within = jax.jit(functools.partial(self._packed_step, False, count=1), static_argnums=(0,))
+        self._run_within = jax.jit(functools.partial(self._packed_run, False), static_argnums=0)
         self._begun = jax.jit(self._program.init)
         self._ask = jax.jit(lambda program, st, x: program.predict(st.memory, _arrays(x)), static_argnums=0)
 
@@ -142,7 +141,7 @@ class Learner(Shell):
         if program.next_growth_step is not None:
             st, program = self._grown(st, program)
         try:
-            st, out = self._step(program, st, *step)
+            st, out = self._step[self._small(program, st)](program, st, *step)
             return st, out.read() if isinstance(out, Answer) else out
         except (RuntimeError, ValueError):
             refuse_consumed(st, CALL)
@@ -175,15 +174,16 @@ class Learner(Shell):
         st, program = self._open(st, x, target, as_arrays(reset))
         refuse_growth(program, "A session")
         refuse_consumed(st, CALL)
+        small = self._small(program, st)
+        one = self._turn(small, program)
 
         def turn(memory: Memory, row: tuple):
             x, target, more = row
-            memory, told = self._one(program, memory, x, target, more.get("reset", jnp.array(False)))
+            memory, told = one(memory, x, target, more.get("reset", jnp.array(False)))
             return memory, Output(*told)
 
         pack = lambda memory: LearnerState(st.packing.pack(memory), st.packing)
-        options = compiler_options(batched=program.streams is not None)
-        return st, Loop(turn, lambda st: st.memory, pack, lambda st: st, options)
+        return st, Loop(turn, lambda st: st.memory, pack, lambda st: st, self._options(small))
 
     # The state.
 
@@ -194,33 +194,55 @@ class Learner(Shell):
     def _state(self, program: Program, memory: Memory) -> LearnerState:
         return self._open.packed(program, memory)
 
-    # What is compiled.
+    # What is compiled. `small`: whether a step is one piece.
 
-    def _packed_step(self, program: Program, st: LearnerState, x, target, reset=False, *, count=None):
+    def _small(self, program: Program, st: LearnerState) -> bool:
+        return program.streams is None and st.packing.nbytes <= LARGEST
+
+    def _options(self, small: bool) -> dict[str, str]:
+        return piece_options() if small else compiler_options(batched=self._program.streams is not None)
+
+    def _compiled(self, call: Callable) -> dict[bool, Callable]:
+        compiled = functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+        return {
+            small: compiled(functools.partial(call, small), compiler_options=self._options(small))
+            for small in (False, True)
+        }
+
+    def _turn(self, small: bool, program: Program) -> Callable:
+        """One step."""
+        one = functools.partial(self._one, program)
+        return piece(one) if small else one
+
+    def _packed_step(self, small: bool, program: Program, st: LearnerState, x, target, reset=False, *, count=None):
         """A run of one step. Its length is read off the state (the last bit of the 64 that count steps is 0), so that
         the compiler takes it for a run like any other and rounds as there."""
         count = 1 + (st.memory.steps[1] >> 31).astype(jnp.int32) if count is None else count
         inputs = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (x, target, reset))
-        st, outs = self._packed_run(program, st, inputs, count)
+        st, outs = self._packed_run(small, program, st, inputs, count)
         return st, jax.tree.map(lambda leaf: leaf[0], outs)
 
-    def _answered_step(self, program: Program, st: LearnerState, x, target, reset=False):
+    def _answered_step(self, small: bool, program: Program, st: LearnerState, x, target, reset=False):
         """A step whose outputs are read together. Those of streams may lie on several devices, and stay there."""
-        st, out = self._packed_step(program, st, x, target, reset)
-        together = program.streams is None and jax.default_backend() == "cpu"
-        return st, Answer.of(out) if together else out
 
-    def _packed_run(self, program: Program, st: LearnerState, inputs, count=None):
+        def step(st, x, target, reset):
+            st, out = self._packed_step(small, program, st, x, target, reset)
+            together = program.streams is None and jax.default_backend() == "cpu"
+            return st, Answer.of(out) if together else out
+
+        return (piece(step) if small else step)(st, x, target, reset)
+
+    def _packed_run(self, small: bool, program: Program, st: LearnerState, inputs, count=None):
         inputs = _arrays(inputs)
         count = len(inputs[-1]) if count is None else count
-        memory, told = loop(functools.partial(self._one, program), st.memory, inputs, count)
+        memory, told = loop(self._turn(small, program), st.memory, inputs, count)
         return LearnerState(st.packing.pack(memory), st.packing), Output(*told)
 
     def _run_padded(self, st: LearnerState, program: Program, inputs: tuple) -> tuple[LearnerState, Output]:
         length = len(inputs[-1])
         room = padded_length(length)
         try:
-            st, outs = self._run(program, st, padded(inputs, room), np.int32(length))
+            st, outs = self._run[self._small(program, st)](program, st, padded(inputs, room), np.int32(length))
         except (RuntimeError, ValueError):
             refuse_consumed(st, CALL)
             raise

@@ -11,8 +11,9 @@ from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
 from .._base.owned import owned
-from .._cpu.loop import loop
-from .._cpu.options import compiler_options
+from .._cpu.loop import loop, put
+from .._cpu.options import piece_options
+from .._cpu.piece import piece
 from ._mixing import Mixed, Mixing
 from ._shell import Shell, refuse_growth
 
@@ -97,7 +98,7 @@ class Mixture:
             )
         self.forecasters, self.delay = dict(forecasters), int(late)
         self.mixing = Mixing(rate=rate, decay=decay, horizon=float(max(self.delay, 1)))
-        compiled = lambda call: jax.jit(call, donate_argnums=0, compiler_options=compiler_options())
+        compiled = lambda call: jax.jit(call, donate_argnums=0, compiler_options=piece_options())
         self._run, self._within = compiled(self._many), jax.jit(self._many)
         self._predict = jax.jit(self._asked)
         self.loops: dict[Any, Any] = {}
@@ -154,7 +155,7 @@ class Mixture:
             state = self.init(key=state.key, like=(x, target))
         jax.eval_shape(self._one, state, x, target)
         same = lambda state: state
-        return state, Loop(lambda state, row: self._one(state, *row[:2]), same, same, same, compiler_options())
+        return state, Loop(lambda state, row: piece(self._one)(state, *row[:2]), same, same, same, piece_options())
 
     def predict(self, state: MixtureState, x: Any) -> Array:
         """The prediction for x after all that was seen. Changes nothing."""
@@ -208,7 +209,7 @@ class Mixture:
             made = due = mix(state.mixing, flat)
             mixing = learn(state.mixing, due, target)
         weights = jax.vmap(self.mixing.weights)(mixing, flat)
-        ring = jax.tree.map(lambda ring, new: ring.at[state.place].set(new), state.made, made)
+        ring = jax.tree.map(lambda ring, new: put(ring, new, state.place), state.made, made)
         out = MixtureOutput(
             made.forecast.reshape(shape),
             experts,
@@ -218,7 +219,7 @@ class Mixture:
         return MixtureState(members, ring, mixing, (state.place + 1) % max(self.delay, 1), state.key), out
 
     def _many(self, state, inputs, count):
-        return loop(self._one, state, inputs, count)
+        return loop(piece(self._one), state, inputs, count)
 
     def _asked(self, state, x):
         said = [forecaster.predict(known, x) for _, forecaster, known in self._members(state)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from .._cpu.piece import as_it_is
 from ..algorithms import Algorithm
 from ..estimators import Differentiate, Estimator
 from ..nn import next_growth_step, restarted
@@ -155,19 +157,23 @@ class Program:
         """Predict from x, then learn from the signal that came with it. `reset`: None, or where an episode begins."""
         return self.guard.looked_back(self, memory, *self._once(memory, x, signal, reset), 1)
 
-    def run(self, memory: Memory, xs: Any, signals: Any, resets: Any) -> tuple[Memory, Told]:
-        """Many steps, with a leading axis of time: looked at once in a stretch, where the guard wants it so."""
+    def run(
+        self, memory: Memory, xs: Any, signals: Any, resets: Any, *, whole: Callable[[Callable], Callable] = as_it_is
+    ) -> tuple[Memory, Told]:
+        """Many steps, with a leading axis of time: looked at once in a stretch, where the guard wants it so. `whole`
+        marks a step, or a stretch of them, for the compiler."""
         n, stretch = jax.tree.leaves(xs)[0].shape[0], self.guard.stretch
         if stretch == 1:
-            return jax.lax.scan(lambda memory, now: self.step(memory, *now), memory, (xs, signals, resets))
+            step = whole(lambda memory, now: self.step(memory, *now))
+            return jax.lax.scan(step, memory, (xs, signals, resets))
         inputs, outs = (xs, signals, resets), []
-        whole, left = divmod(n, stretch)
-        if whole:
-            fold = lambda a: a[: whole * stretch].reshape(whole, stretch, *a.shape[1:])
-            memory, out = jax.lax.scan(self._stretch, memory, jax.tree.map(fold, inputs))
-            outs.append(jax.tree.map(lambda a: a.reshape(whole * stretch, *a.shape[2:]), out))
+        together, left = divmod(n, stretch)
+        if together:
+            fold = lambda a: a[: together * stretch].reshape(together, stretch, *a.shape[1:])
+            memory, out = jax.lax.scan(whole(self._stretch), memory, jax.tree.map(fold, inputs))
+            outs.append(jax.tree.map(lambda a: a.reshape(together * stretch, *a.shape[2:]), out))
         if left:
-            memory, out = self._stretch(memory, jax.tree.map(lambda a: a[whole * stretch :], inputs))
+            memory, out = whole(self._stretch)(memory, jax.tree.map(lambda a: a[together * stretch :], inputs))
             outs.append(out)
         return memory, outs[0] if len(outs) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outs)
 
