@@ -9,7 +9,7 @@ from jax import lax
 
 import streamgrad as sg
 from streamgrad._cpu.options import piece_options
-from streamgrad._cpu.piece import LARGEST, MARKS, PARTS, _names, apart, piece
+from streamgrad._cpu.piece import LARGEST, MARKS, ONE_BY_ONE, PARTS, PRODUCT, _operations, apart, is_piece, piece
 
 MARK = 'inlineable="false"'  # the other one XLA gives to small loops of its own accord
 assert MARKS["inlineable"] == "false"
@@ -97,6 +97,7 @@ OTHERS = {
     "stop_gradient": lax.stop_gradient,
     "tile": lambda x: jnp.tile(x, 3),
     "transpose": lambda x: x.reshape(3, 4).T,
+    "unstack": lambda x: sum(jnp.unstack(x)),
     "while": lambda x: lax.fori_loop(0, jnp.int32(x[0] * 9), lambda i, x: jnp.sin(x), x),
 }
 
@@ -141,7 +142,7 @@ def test_every_part_is_compiled_within_a_kernel(group):
 
 
 def test_the_list_of_parts_is_what_the_examples_hold():
-    held = {name for _, f in examples() for name in _names(jax.make_jaxpr(f)(X).jaxpr)}
+    held = {operation.primitive.name for _, f in examples() for operation in _operations(jax.make_jaxpr(f)(X).jaxpr)}
     assert held | {"online_gradient"} == {*PARTS}  # that one only within a learner
 
 
@@ -163,13 +164,28 @@ def test_what_no_kernel_can_hold_is_compiled_as_it_is(function):
 
 def test_a_large_state_is_no_piece():
     large = jnp.zeros(LARGEST // 8 + 1)
-    assert is_marked(piece(jnp.sin), large[1:]) and not is_marked(piece(jnp.sin), large)
+    assert is_marked(piece(jnp.exp), large[1:]) and not is_marked(piece(jnp.exp), large)
+    assert not is_piece(lambda x: jnp.outer(jnp.arange(1e6), x).sum(), X)  # what is large on the way
+
+
+def test_what_a_bare_loop_is_slow_at_is_no_piece():
+    """Products of two matrices, which a library makes in tiles, and many sines, which other kernels take together."""
+    side = round(PRODUCT ** (1 / 3))
+    square = lambda n: jax.ShapeDtypeStruct((n, n), float)
+    product = lambda a, b: a @ b
+    assert is_piece(product, square(side), square(side)) and not is_piece(product, square(2 * side), square(2 * side))
+    assert is_piece(lambda a: a @ a[0], square(300)) and not is_piece(lambda a: a @ a[:2].T, square(300))
+    assert not is_piece(lambda a, b: jax.vmap(product)(a, b), *2 * [jax.ShapeDtypeStruct((9, 8, 8), float)])
+    angles = lambda n: jax.ShapeDtypeStruct((n,), float)
+    assert is_piece(jnp.sin, angles(ONE_BY_ONE)) and not is_piece(jnp.sin, angles(ONE_BY_ONE + 1))
+    assert not is_piece(lambda a: lax.fori_loop(0, 3, lambda _, a: jnp.cos(a), a), angles(ONE_BY_ONE + 1))
 
 
 def test_a_piece_has_no_operation_for_several_threads_and_none_of_a_library():
     """Either would be refused by the compiler: loops over many entries, and products."""
     wide = jnp.ones((256, 256))
-    both = lambda x: (jnp.tanh(x) * jnp.exp(x)).sum(0) + (x @ x)[0]
+    both = lambda x: (jnp.tanh(x) * jnp.exp(x)).sum(0) + (x[:8, :8] @ x[:8, :8])[0, 0] + x @ x[0]
+    assert is_marked(piece(both), wide)
     np.testing.assert_allclose(compiled(piece(both), wide)(wide), both(wide), rtol=1e-5)
 
 
@@ -199,7 +215,7 @@ def test_a_small_step_is_one_call(cell):
     learner = sg.Learner(net, optax.sgd(0.1), loss=sg.losses.mse)
     row = np.zeros(3), np.zeros(1)
     st = learner.init(key=key, like=row)
-    assert learner._small(learner.program, st)
+    assert learner._small(learner.program, st, *row)
     text = learner._step[True].lower(learner.program, st, *row).compile().as_text()
     entry = text[text.index("ENTRY") :]
     assert entry.count(" call(") == 1 and "fusion(" not in entry and "while(" not in entry

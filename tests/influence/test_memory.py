@@ -164,7 +164,8 @@ def analysed_call(compiled, taught, *lead, batch=()):
     arguments = floats(*lead, *batch, IN), floats(*lead, *batch, 1), jax.ShapeDtypeStruct(lead, jnp.bool_)
     if lead:  # a run: its inputs together, and how many of them there are
         arguments = arguments, jax.ShapeDtypeStruct((), jnp.int32)
-    compiled = compiled[taught._small(taught.program, state)]
+    first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), arguments[0]) if lead else arguments
+    compiled = compiled[taught._small(taught.program, state, *first)]
     return state, compiled.lower(taught.program, state, *arguments).compile().memory_analysis()
 
 

@@ -20,8 +20,7 @@ class Packing:
 
     A tree whose leaves all have more leading axes (made under `jax.vmap`) is packed with them.
 
-    - `label`: a number that equal packings share beside the form of their trees;
-    - `nbytes`: of all leaves."""
+    - `label`: a number that equal packings share beside the form of their trees."""
 
     def __init__(self, tree: PyTree[Array], label: int = 0):
         leaves, self.treedef = jax.tree.flatten(tree)
@@ -34,7 +33,6 @@ class Packing:
         self.small = tuple(tuple(k for k in small if carriers[k] == c) for c in dict.fromkeys(carriers.values()))
         self.large = tuple(k for k in range(len(raw)) if k not in carriers)
         self.label = label
-        self.nbytes = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in self.shapes)
         self._hash = hash((self.treedef, self.keys, self.shapes, label))
 
     def __hash__(self) -> int:

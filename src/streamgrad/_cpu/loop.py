@@ -32,6 +32,11 @@ def padded(tree: PyTree, length: int) -> PyTree:
     return jax.tree.map(one, tree)
 
 
+def form_of_one(inputs: PyTree) -> PyTree:
+    """Shapes and types of the inputs of one step."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
+
+
 def loop(step: Callable, state: PyTree, inputs: PyTree, count: Array | int) -> tuple[PyTree, PyTree]:
     """`step(state, *input) -> (state, output)` for the first `count` inputs; what is behind them in the outputs is 0.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,8 +13,15 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
-#: Bytes of a state up to which a step is one piece: as much as the nearest caches hold. More is worth several threads.
+from .options import piece_options
+
+#: Bytes that a piece may take, or make on its way: as much as the nearest caches hold. More is worth several threads.
 LARGEST = 1 << 20
+#: Multiply-adds of a product of two matrices within a piece: a bare loop makes them, where a library has tiles.
+PRODUCT = 4096
+#: Entries of which a piece may take a sine or the like: one by one, where XLA's other kernels take them side by side.
+ONE_BY_ONE = 1024
+SLOW = {"sin", "cos", "tan", "asin", "acos", "atan", "atan2"}
 #: XLA's own marks of a call: it is not dissolved into its surroundings, and is compiled as one kernel.
 MARKS = {"inlineable": "false", "xla_cpu_small_call": "true"}
 #: What XLA can make a part of a kernel, by the names of JAX. A library's function, a sort or a scatter is none.
@@ -25,34 +34,70 @@ lgamma log log1p logistic lt max min mul ne neg nextafter not online_gradient op
 platform_index population_count pow random_bits random_fold_in random_seed random_split random_unwrap random_wrap real
 reduce_and reduce_max reduce_min reduce_or reduce_precision reduce_prod reduce_sum rem remat2 reshape rev round rsqrt
 scan select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh slice split sqrt square squeeze
-stack stop_gradient sub tan tanh tile transpose while xor
+stack stop_gradient sub tan tanh tile transpose unstack while xor
 """.split()  # noqa: SIM905
 
 
 def piece(function: Callable) -> Callable:
-    """The same function, of which XLA makes one kernel, on CPUs and where it can.
+    """The same function, of which XLA makes one kernel, on CPUs and where it is worth it.
 
     XLA's CPU compiler makes a kernel of each group of fused operations, and starts them one after another, some in
     other threads: a small step spends most of its time so. It fuses nothing into a piece, nor out of it. Compile what
-    holds a piece with `piece_options`.
+    holds a piece with `piece_options`: see `ByPieces`.
     """
 
     def call(*arguments: Any) -> Any:
-        leaves, form = jax.tree.flatten(jax.tree.map(jnp.asarray, arguments))
-        if jax.default_backend() != "cpu" or sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) > LARGEST:
+        if jax.default_backend() != "cpu":
             return function(*arguments)
-        forms = []
-
-        def flat(*leaves: Any) -> list[Any]:
-            outputs, given = jax.tree.flatten(function(*form.unflatten(leaves)))
-            forms.append(given)
-            return outputs
-
-        made = jax.make_jaxpr(flat)(*leaves)
+        made, leaves, form = _made(function, arguments)
         operations = jaxpr_as_fun(made)
-        return forms[0].unflatten((marked(operations) if fits(made) else operations)(*leaves))
+        return form.unflatten((marked(operations) if fits(made) else operations)(*leaves))
 
     return call
+
+
+def as_it_is(function: Callable) -> Callable:
+    """The function itself."""
+    return function
+
+
+def is_piece(function: Callable, *arguments: Any) -> bool:
+    """Whether `piece` makes one kernel of the function of such arguments: arrays, or shapes and types."""
+    return jax.default_backend() == "cpu" and fits(_made(function, arguments)[0])
+
+
+def _made(function: Callable, arguments: tuple) -> tuple[ClosedJaxpr, list[Any], Any]:
+    """The operations, the arrays that they take, and the form of what they give."""
+    as_array = lambda leaf: leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
+    leaves, form = jax.tree.flatten(jax.tree.map(as_array, arguments))
+    forms = []
+
+    def flat(*leaves: Any) -> list[Any]:
+        outputs, given = jax.tree.flatten(function(*form.unflatten(leaves)))
+        forms.append(given)
+        return outputs
+
+    return jax.make_jaxpr(flat)(*leaves), leaves, forms[0]
+
+
+class ByPieces:
+    """`call(whole, *arguments)`, compiled: with `whole=piece` where what it marks is a piece, else with `as_it_is`.
+
+    - `step(*arguments) -> (function, its arguments)`: what `call` marks; asked at the first call;
+    - `options`: of the compiler, without pieces; `jit`: as `jax.jit` takes it, without the argument `whole`.
+    """
+
+    def __init__(self, call: Callable, step: Callable[..., tuple], *, options: dict[str, str], **jit: Any):
+        compiled = lambda whole, options: jax.jit(functools.partial(call, whole), compiler_options=options, **jit)
+        self._step, self._options, self._compiled = step, options, compiled
+        self._call: Callable | None = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._call is None:
+            function, of = self._step(*arguments)
+            whole = is_piece(function, *of)
+            self._call = self._compiled(*((piece, piece_options()) if whole else (as_it_is, self._options)))
+        return self._call(*arguments)
 
 
 def apart(tree: PyTree[Array]) -> PyTree[Array]:
@@ -90,22 +135,39 @@ def marked(function: Callable) -> Callable:
 
 
 def fits(made: ClosedJaxpr) -> bool:
-    """Whether XLA can make one kernel of these operations."""
-    return not made.effects and all(name in PARTS for name in _names(made.jaxpr))
+    """Whether XLA can make one kernel of these operations, and it is no slower than several."""
+    size = lambda aval: aval.size * aval.dtype.itemsize
+    if made.effects or sum(map(size, made.in_avals)) > LARGEST:
+        return False
+    one_by_one = 0
+    for operation in _operations(made.jaxpr):
+        name, outputs = operation.primitive.name, [variable.aval for variable in operation.outvars]
+        if name not in PARTS or any(size(aval) > LARGEST for aval in outputs):
+            return False
+        if name == "dot_general" and _is_large(operation):
+            return False
+        one_by_one += sum(aval.size for aval in outputs) if name in SLOW else 0
+    return one_by_one <= ONE_BY_ONE
 
 
-def _names(jaxpr: Jaxpr) -> Iterator[str]:
-    for equation in jaxpr.eqns:
-        yield equation.primitive.name
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+def _is_large(product: Any) -> bool:
+    """Whether a product is one of matrices with many multiply-adds."""
+    (contracted, _), (batch, _) = product.params["dimension_numbers"]
+    left, right = (variable.aval.shape for variable in product.invars)
+    sizes = lambda shape, axes: math.prod(shape[axis] for axis in axes)
+    both, summed = sizes(left, batch), sizes(left, contracted)
+    rows, columns = math.prod(left) // max(both * summed, 1), math.prod(right) // max(both * summed, 1)
+    return min(rows, columns) > 1 and both * summed * rows * columns > PRODUCT
+
+
+def _operations(jaxpr: Jaxpr) -> Iterator[Any]:
+    """All operations, those of loops and branches included."""
+    for operation in jaxpr.eqns:
+        yield operation
+        for inner in jax.tree.leaves(list(operation.params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(inner):
-                yield from _names(getattr(inner, "jaxpr", inner))
+                yield from _operations(getattr(inner, "jaxpr", inner))
 
 
 def _is_jaxpr(value: Any) -> bool:
     return isinstance(value, ClosedJaxpr | Jaxpr)
-
-
-def as_it_is(function: Callable) -> Callable:
-    """The function itself."""
-    return function

@@ -20,9 +20,9 @@ from jaxtyping import Float
 
 from .. import cells, losses, wiring
 from .._base.static import Static
-from .._cpu.loop import loop, padded
-from .._cpu.options import piece_options
-from .._cpu.piece import piece
+from .._cpu.loop import form_of_one, loop, padded
+from .._cpu.options import in_one_thread
+from .._cpu.piece import ByPieces
 from ..algorithms import SnAp
 from ..readout import Readout
 from ..recurrent import Recurrent
@@ -98,11 +98,15 @@ def program(kind: str, columns: int, horizon: int, period: int | None, net: bool
     kalman = Kalman(form, prior=functools.partial(prior, inputs), forgetting=forgetting)
     learner = Learner(model, kalman, loss=LOSSES[kind], delay=horizon)
 
-    def run(state, inputs, n):
-        state, out = loop(piece(lambda state, x, y, reset: learner.step(state, x, y, reset=reset)), state, inputs, n)
+    def one(state, x, y, reset):
+        return learner.step(state, x, y, reset=reset)
+
+    def run(whole, state, inputs, n):
+        state, out = loop(whole(one), state, inputs, n)
         return state, out.prediction
 
-    return learner, jax.jit(run, donate_argnums=0, compiler_options=piece_options())
+    step = lambda state, inputs, n: (one, (state, *form_of_one(inputs)))
+    return learner, ByPieces(run, step, options=in_one_thread(), donate_argnums=0)
 
 
 class OutcomeLearner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import jax
@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._cpu.loop import loop
-from .._cpu.options import piece_options
-from .._cpu.piece import piece
+from .._cpu.loop import form_of_one, loop
+from .._cpu.options import in_one_thread
+from .._cpu.piece import ByPieces
 from ._encoder import Encoder
 
 PORTION = 256  # rows of one call
@@ -29,7 +29,8 @@ class Program(abc.ABC):
     def __init__(self, experts: Sequence[Any], size: int, wide: int):
         self.experts, self.size, self.wide = tuple(experts), size, wide
         self.init = jax.jit(self._init)
-        self.run = jax.jit(self._run, donate_argnums=0, compiler_options=piece_options())
+        step = lambda memory, rows, n: (self._step, (memory, *form_of_one(rows)))
+        self.run = ByPieces(self._run, step, options=in_one_thread(), donate_argnums=0)
         self.anew = jax.jit(self._anew, donate_argnums=0)
         self.restart = jax.jit(self._restart, donate_argnums=0)
         self.weights = jax.jit(self._weights)
@@ -47,8 +48,8 @@ class Program(abc.ABC):
         """How much each expert that is mixed counts."""
 
     @final
-    def _run(self, memory: Any, rows: tuple[Array, ...], n: Any) -> tuple[Any, Array]:
-        return loop(piece(self._step), memory, rows, n)
+    def _run(self, whole: Callable, memory: Any, rows: tuple[Array, ...], n: Any) -> tuple[Any, Array]:
+        return loop(whole(self._step), memory, rows, n)
 
     @final
     def _anew(self, memory: Any, columns: Bool[Array, " size"]) -> Any:

@@ -14,9 +14,10 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._base.owned import owned
 from .._base.trees import is_traced
-from .._cpu.options import compiler_options
+from .._cpu.loop import form_of_one
+from .._cpu.options import compiler_options, piece_options
 from .._cpu.ordered_loop import Compiled
-from .._cpu.piece import as_it_is
+from .._cpu.piece import as_it_is, is_piece, piece
 from ..train import (
     Filter,
     Memory,
@@ -108,7 +109,14 @@ class TDLambda(Shell):
         rule: Any = self._program.rule
         self.gamma, self.lam = rule.gamma, rule.lam
         batched = streams is not None
-        self._step, self._run = Compiled(self._packed_step, batched=batched), Compiled(self._many, batched=batched)
+        self._step = Compiled(
+            self._packed_step, lambda form, *now: self._turn(form, form.unpack, *now), batched=batched
+        )
+        self._run = Compiled(
+            self._many,
+            lambda form, arrays, steps: self._turn(form, form.join, arrays, form_of_one(steps)),
+            batched=batched,
+        )
         self._checked: set = set()
         self._forms: dict[Form, Form] = {}
         self._programs: dict[Form, Program] = {}
@@ -182,14 +190,17 @@ class TDLambda(Shell):
         arrays = st.to_consume(eqx.filter(st.memory, eqx.is_array))
         st.consumed = True
 
+        first = (x, cumulant, gamma, lam, reset)
+        one, taken = self._turn(form, form.join, arrays, _as_jax(_arrays(*first)))
+        whole = self.streams is None and is_piece(one, *taken)
+        one = piece(one) if whole else one
+
         def turn(arrays, row):
             x, cumulant, more = row
-            now = (x, cumulant, *(more.get(name) for name in ("gamma", "lam", "reset")))
-            parts, out = self._one(form, form.join(arrays), now)
-            return eqx.filter(parts, eqx.is_array), out
+            return one(arrays, (x, cumulant, *(more.get(name) for name in ("gamma", "lam", "reset"))))
 
         same = lambda arrays: arrays
-        options = compiler_options(batched=self.streams is not None)
+        options = piece_options() if whole else compiler_options(batched=self.streams is not None)
         return arrays, Loop(turn, same, same, lambda arrays: TDState(*form.join(arrays)), options)
 
     # The state.
@@ -218,10 +229,21 @@ class TDLambda(Shell):
         memory, told = program.step(_memory(program, parts), x, (cumulant, gamma, lam), reset)
         return _parts(program, memory, parts.model), TDOutput(*told)
 
+    def _turn(self, form: Form, parts_of: Callable, arrays, now) -> tuple[Callable, tuple]:
+        """A step of arrays to arrays, and what it takes."""
+
+        def turn(arrays, now):
+            parts, out = self._one(form, form.join(arrays), now)
+            return eqx.filter(parts, eqx.is_array), out
+
+        joined = jax.eval_shape(lambda arrays: eqx.filter(parts_of(arrays), eqx.is_array), arrays)
+        return turn, (joined, now)
+
     def _packed_step(self, whole: Callable, form: Form, arrays, now):
         def step(arrays, now):
-            parts, out = self._one(form, form.unpack(arrays), now)
-            return form.pack(parts), out
+            turn = self._turn(form, form.unpack, arrays, now)[0]  # a piece of its own, which rounds as a session's does
+            arrays, out = whole(turn)(eqx.filter(form.unpack(arrays), eqx.is_array), now)
+            return form.pack(form.join(arrays)), out
 
         return whole(step)(arrays, now)
 

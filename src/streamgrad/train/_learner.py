@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._base.owned import owned, refuse_consumed
+from .._base.packing import Packing
 from .._base.trees import as_arrays
 from .._base.words import Answer
-from .._cpu.loop import first, loop, padded, padded_length
+from .._cpu.loop import first, form_of_one, loop, padded, padded_length
 from .._cpu.options import compiler_options, piece_options
-from .._cpu.piece import LARGEST, piece
+from .._cpu.piece import is_piece, piece
 from ..estimators import Estimator
 from ._checks import check_key
 from ._memory import Memory
@@ -100,6 +101,7 @@ class Learner(Shell):
         # Traced once for all programs that hold it.
         self._one = jax.jit(lambda program, *now: program.step(*now), static_argnums=0)
         self._step, self._run = self._compiled(self._answered_step), self._compiled(self._packed_run)
+        self._known: dict[Packing, bool] = {}
         # Under a transformation of the user's the compiler's options are the user's, and so are the buffers.
         self._step_within = jax.jit(functools.partial(self._packed_step, False, count=1), static_argnums=(0,))
         self._run_within = jax.jit(functools.partial(self._packed_run, False), static_argnums=0)
@@ -141,7 +143,7 @@ class Learner(Shell):
         if program.next_growth_step is not None:
             st, program = self._grown(st, program)
         try:
-            st, out = self._step[self._small(program, st)](program, st, *step)
+            st, out = self._step[self._small(program, st, *step)](program, st, *step)
             return st, out.read() if isinstance(out, Answer) else out
         except (RuntimeError, ValueError):
             refuse_consumed(st, CALL)
@@ -174,7 +176,7 @@ class Learner(Shell):
         st, program = self._open(st, x, target, as_arrays(reset))
         refuse_growth(program, "A session")
         refuse_consumed(st, CALL)
-        small = self._small(program, st)
+        small = self._small(program, st, x, target)
         one = self._turn(small, program)
 
         def turn(memory: Memory, row: tuple):
@@ -196,8 +198,13 @@ class Learner(Shell):
 
     # What is compiled. `small`: whether a step is one piece.
 
-    def _small(self, program: Program, st: LearnerState) -> bool:
-        return program.streams is None and st.packing.nbytes <= LARGEST
+    def _small(self, program: Program, st: LearnerState, x: Any, target: Any, reset: Any = False) -> bool:
+        """Whether a step is one piece, of all inputs as of the first."""
+        if (known := self._known.get(st.packing)) is None:
+            memory, one = jax.eval_shape(lambda st: st.memory, st), functools.partial(self._one, program)
+            known = program.streams is None and is_piece(one, memory, x, target, jnp.array(False))
+            self._known[st.packing] = known
+        return known
 
     def _options(self, small: bool) -> dict[str, str]:
         return piece_options() if small else compiler_options(batched=self._program.streams is not None)
@@ -230,6 +237,7 @@ class Learner(Shell):
             together = program.streams is None and jax.default_backend() == "cpu"
             return st, Answer.of(out) if together else out
 
+        # A piece around that of the step, which rounds by itself: as in a run, and in a session.
         return (piece(step) if small else step)(st, x, target, reset)
 
     def _packed_run(self, small: bool, program: Program, st: LearnerState, inputs, count=None):
@@ -242,7 +250,8 @@ class Learner(Shell):
         length = len(inputs[-1])
         room = padded_length(length)
         try:
-            st, outs = self._run[self._small(program, st)](program, st, padded(inputs, room), np.int32(length))
+            run = self._run[self._small(program, st, *form_of_one(inputs))]
+            st, outs = run(program, st, padded(inputs, room), np.int32(length))
         except (RuntimeError, ValueError):
             refuse_consumed(st, CALL)
             raise

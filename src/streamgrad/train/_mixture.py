@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,9 +12,9 @@ from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
 from .._base.owned import owned
-from .._cpu.loop import loop, put
-from .._cpu.options import piece_options
-from .._cpu.piece import piece
+from .._cpu.loop import form_of_one, loop, put
+from .._cpu.options import compiler_options, piece_options
+from .._cpu.piece import ByPieces, as_it_is, is_piece, piece
 from ._mixing import Mixed, Mixing
 from ._shell import Shell, refuse_growth
 
@@ -98,8 +99,9 @@ class Mixture:
             )
         self.forecasters, self.delay = dict(forecasters), int(late)
         self.mixing = Mixing(rate=rate, decay=decay, horizon=float(max(self.delay, 1)))
-        compiled = lambda call: jax.jit(call, donate_argnums=0, compiler_options=piece_options())
-        self._run, self._within = compiled(self._many), jax.jit(self._many)
+        step = lambda state, inputs, count: (self._one, (state, *form_of_one(inputs)))
+        self._run = ByPieces(self._many, step, options=compiler_options(), donate_argnums=0)
+        self._within = jax.jit(functools.partial(self._many, as_it_is))
         self._predict = jax.jit(self._asked)
         self.loops: dict[Any, Any] = {}
 
@@ -155,7 +157,9 @@ class Mixture:
             state = self.init(key=state.key, like=(x, target))
         jax.eval_shape(self._one, state, x, target)
         same = lambda state: state
-        return state, Loop(lambda state, row: piece(self._one)(state, *row[:2]), same, same, same, piece_options())
+        whole = is_piece(self._one, state, x, target)
+        one, options = (piece(self._one), piece_options()) if whole else (self._one, compiler_options())
+        return state, Loop(lambda state, row: one(state, *row[:2]), same, same, same, options)
 
     def predict(self, state: MixtureState, x: Any) -> Array:
         """The prediction for x after all that was seen. Changes nothing."""
@@ -218,8 +222,8 @@ class Mixture:
         )
         return MixtureState(members, ring, mixing, (state.place + 1) % max(self.delay, 1), state.key), out
 
-    def _many(self, state, inputs, count):
-        return loop(piece(self._one), state, inputs, count)
+    def _many(self, whole, state, inputs, count):
+        return loop(whole(self._one), state, inputs, count)
 
     def _asked(self, state, x):
         said = [forecaster.predict(known, x) for _, forecaster, known in self._members(state)]
