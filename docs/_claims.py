@@ -205,30 +205,50 @@ def _along(run: str) -> str:
 # Atari: whole streams.
 
 
-@said
-def atari_whole_stream() -> str:
-    run, lines, whole = "atari-prediction", [], {}
-    learners = list(dict.fromkeys(row["variant"]["learner"] for row in rows(run)))
-    for learner in learners:
+def along(run: str) -> dict[str, tuple[float, float, float]]:
+    """Mean errors of each learner: of the last stretch, of the second half, of the whole stream."""
+    found = {}
+    for learner in dict.fromkeys(row["variant"]["learner"] for row in rows(run)):
         by_step: dict[int, list[float]] = {}
         for row in rows(run):
             if row["split"] == "stream" and row["variant"]["learner"] == learner:
                 by_step.setdefault(row["step"], []).append(row["error"])
         means = [mean(by_step[step]) for step in sorted(by_step)]
-        parts = means[-1], mean(means[len(means) // 2 :]), mean(means)
-        whole[learner] = parts
-        lines.append([learner, *(f"{part:.3f}" for part in parts)])
+        found[learner] = means[-1], mean(means[len(means) // 2 :]), mean(means)
+    return found
+
+
+def stretches(run: str) -> str:
+    lines = [[learner, *(f"{part:.3f}" for part in parts)] for learner, parts in along(run).items()]
+    return table(["learner", f"last {header(run)['config']['every']:,} steps", "second half", "whole stream"], lines)
+
+
+@said
+def atari_whole_stream() -> str:
+    whole = along("atari-prediction")
     floor = whole["running mean"]
-    learned = [name for name in learners if name not in ("predict zero", "running mean")]
+    learned = [name for name in whole if name not in ("predict zero", "running mean")]
     beaten = lambda k: [name for name in learned if whole[name][k] < floor[k]]
     best = min(learned, key=lambda name: whole[name][2])
     not_all = [name for name in learned if name not in beaten(2)]
     return (
-        table(["learner", "last 5,000 steps", "second half", "whole stream"], lines) + "\n\n"
+        stretches("atari-prediction") + "\n\n"
         f"All {len(beaten(0))} learners are below the mean of all returns known so far in the last 5,000 steps "
         "alone; over "
         f"the whole stream {len(beaten(2))} of {len(learned)} are ({', '.join(not_all)} not). Over the whole stream "
         f"{best} is first ({whole[best][2]:.3f}; running mean {floor[2]:.3f})."
+    )
+
+
+@said
+def atari_longer() -> str:
+    run = "atari-prediction-longer"
+    whole = along(run)
+    ratio = whole["columnar-7"][1] / whole["tbptt-16-2"][1]
+    return (
+        stretches(run) + "\n\n"
+        f"All learners are below the running mean by more than half now. The order stays: the error of seven columns "
+        f"is {100 * (ratio - 1):.0f}% above that of TBPTT 16:2 in the second half."
     )
 
 
@@ -266,6 +286,8 @@ def snap_sparsity() -> str:
 CPU = {"columns-gradient": 209, "snap-copy-128": 688}
 #: Runs that shared their core, or were stopped meanwhile, whose processor time nobody read.
 UNKNOWN = ("fashion", "mnist1d", "snap-charlm-shakespeare")
+#: Seconds by the clock that a run had taken alone on a core, before runs wrote down their processor time.
+EARLIER = {"digits": 1129, "atari-prediction": 1787, "listops": 948}
 
 
 def hours(run: str) -> float | None:
@@ -273,6 +295,8 @@ def hours(run: str) -> float | None:
     if run in CPU:
         return CPU[run] / 3600
     about = header(run)
+    if "cpu_seconds" in about and run not in UNKNOWN:
+        return (EARLIER.get(run, 0) + about["cpu_seconds"]) / 3600
     if run in UNKNOWN or about.get("resumed") or not about["finished"]:
         return None
     began, ended = (datetime.datetime.fromisoformat(about[name]) for name in ("started", "finished"))
@@ -283,7 +307,11 @@ def hours(run: str) -> float | None:
 @said
 def hours_by_experiment() -> str:
     names = sorted(path.parent.name for path in RESULTS.glob("*/run.json"))
-    cell = lambda run: "not known" if hours(run) is None else f"{hours(run):.2f}{' CPU' if run in CPU else ''}"
+    cell = lambda run: (
+        "not known"
+        if hours(run) is None
+        else f"{hours(run):.2f}{' CPU' if run in CPU or 'cpu_seconds' in header(run) else ''}"
+    )
     total = math.fsum(hours(run) or 0 for run in names)
     lines = [[f"`{run}`", cell(run)] for run in names]
     return table(["run", "hours"], [*lines, ["all that are known", f"{total:.1f}"]])

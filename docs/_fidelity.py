@@ -3,7 +3,7 @@
 import json
 from statistics import mean
 
-from _claims import PUBLISHED, RESULTS, header, number, price, said, signs, table, values
+from _claims import PUBLISHED, RESULTS, along, header, number, price, said, signs, table, values
 
 HEAD = ["claim", "in the paper", "here", "size and seeds", "agrees?"]
 
@@ -106,6 +106,8 @@ def claims_of_columns() -> str:
     shares = ", ".join(f"{mean(v):.2f}" for v in signs("integrator"))
     theirs = ", ".join(f"{p:.2f}" for p in PUBLISHED)
     pattern = lambda name: number(values("trace-patterning", "error", "end", learner=name), 4)
+    condition = lambda name: number(values("trace-conditioning", "error", "end", learner=name), 4)
+    game = lambda name: along("atari-prediction-longer")[name][1]
     return table(
         HEAD,
         [
@@ -135,15 +137,21 @@ def claims_of_columns() -> str:
                 "yes; seven columns with a better start do as well as growth",
             ],
             [
+                "Trace conditioning: the same, with one pattern",
+                "columns that grow first",
+                f"CCN {condition('ccn-20-4')}, columnar {condition('columnar-7')}, constructive "
+                f"{condition('constructive-10')}, TBPTT 15:4 {condition('tbptt-15-4')}; Bayes {condition('Bayes')}",
+                sized("trace-conditioning", "8 M steps"),
+                "yes",
+            ],
+            [
                 "Atari: columns ahead of TBPTT",
                 "54 games, 30 M steps",
-                f"Breakout, last 5,000 of 100,000 steps: CCN "
-                f"{number(values('atari-prediction', 'error', 'end', learner='ccn-20-5'))}, TBPTT 16:2 "
-                f"{number(values('atari-prediction', 'error', 'end', learner='tbptt-16-2'))}",
-                sized("atari-prediction", "one game, a random player"),
-                "no, on this short stream; the step size of columns is at the edge of the list, and a 300th of "
-                "the steps "
-                "was seen: neither cause is excluded yet",
+                f"Breakout, 1 M steps, second half: columnar {game('columnar-7'):.3f}, CCN {game('ccn-20-5'):.3f}, "
+                f"TBPTT 16:2 {game('tbptt-16-2'):.3f}; running mean {game('running mean'):.3f}",
+                sized("atari-prediction-longer", "one game, a random player"),
+                "no. Excluded as causes: a step size at the edge of the list (.03 and .0001 are worse for columns; on "
+                "100,000 steps .03 is, too), and a stream too short (ten times as long, the order is the same)",
             ],
         ],
     )
@@ -251,10 +259,11 @@ GAPS = (
         "--training.updates 10000",
     ),
     (
-        "Atari, five games, 1 M steps each",
-        "atari-prediction",
-        5 * 10,
-        "atari-prediction --game Pong --steps 1000000 --rates 0.03 0.01 0.003 0.001 0.0003",
+        "Atari, four games more, 1 M steps each",
+        "atari-prediction-longer",
+        4,
+        "atari-prediction --game Pong --steps 1000000 --every 50000 --tuning-steps 100000 --learners columnar-7 "
+        "ccn-20-5 tbptt-16-2 --rates 0.03 0.01 0.003 0.001 0.0003",
     ),
     (
         "trace patterning, 50 M steps, 30 seeds",
@@ -262,13 +271,7 @@ GAPS = (
         50 / 8 * 3,
         "trace-patterning --steps 50000000 --seeds 30",
     ),
-    (
-        "trace conditioning, 8 M steps, 10 seeds",
-        "trace-patterning",
-        1.0,
-        "trace-conditioning --steps 8000000 --seeds 10",
-    ),
-    ("Fashion-MNIST by pixel, as many updates", "digits", 2.4 * 784 / 64 * 5 / 4 * 4 / 3, "fashion --by pixel"),
+    ("Fashion-MNIST by pixel, as many updates", "digits", 2.4 * 784 / 64 * 5 / 4 * 4 / 3 / 2, "fashion --by pixel"),
 )
 
 
