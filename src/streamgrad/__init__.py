@@ -16,6 +16,7 @@ from . import (
     wiring as wiring,
 )
 from ._cpu.options import compiler_options as compiler_options
+from ._cpu.piece import piece as piece
 from .algorithms._every import *  # noqa: F403
 from .estimators import PES as PES, ForwardGradient as ForwardGradient
 from .inspect import check_gradients as check_gradients, compare as compare, explain as explain

@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 import streamgrad as sg
-from streamgrad._cpu.options import piece_options
+from streamgrad import compiler_options
 from streamgrad._cpu.piece import LARGEST, MARKS, ONE_BY_ONE, PARTS, PRODUCT, _operations, apart, is_piece, piece
 
 MARK = 'inlineable="false"'  # the other one XLA gives to small loops of its own accord
@@ -16,7 +16,7 @@ assert MARKS["inlineable"] == "false"
 
 
 def compiled(function, *arguments):
-    return jax.jit(function, compiler_options=piece_options()).lower(*arguments).compile()
+    return jax.jit(function, compiler_options=compiler_options(pieces=True)).lower(*arguments).compile()
 
 
 def is_marked(function, *arguments):
@@ -234,7 +234,7 @@ def test_a_small_step_is_one_call(cell):
 )
 def test_a_piece_may_take_what_it_does_not_read(function):
     """XLA aborts the process on such a kernel, be it that only its own simplification shows that nothing is read."""
-    made = jax.jit(lambda x: piece(function)(jnp.sin(x), jnp.cos(x)), compiler_options=piece_options())(X)
+    made = jax.jit(lambda x: piece(function)(jnp.sin(x), jnp.cos(x)), compiler_options=compiler_options(pieces=True))(X)
     for a, b in zip(jax.tree.leaves(made), jax.tree.leaves(function(jnp.sin(X), jnp.cos(X))), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
@@ -251,7 +251,9 @@ def test_a_piece_may_take_what_it_does_not_read(function):
 )
 def test_a_piece_may_take_and_give_arrays_without_entries(function):
     none = jnp.zeros(0)
-    made = jax.jit(lambda x, none: piece(function)(jnp.sin(x), none), compiler_options=piece_options())(X, none)
+    made = jax.jit(lambda x, none: piece(function)(jnp.sin(x), none), compiler_options=compiler_options(pieces=True))(
+        X, none
+    )
     for a, b in zip(jax.tree.leaves(made), jax.tree.leaves(function(jnp.sin(X), none)), strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=1e-6)

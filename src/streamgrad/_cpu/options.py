@@ -8,13 +8,20 @@ import jax
 
 
 @functools.cache
-def compiler_options(*, batched: bool = False) -> dict[str, str]:
+def compiler_options(*, batched: bool = False, pieces: bool = False) -> dict[str, str]:
     """Options for `jax.jit(..., compiler_options=...)` of steps of your own; `sg.Learner` uses them.
 
-    On CPUs: wide vectors (10 to 30% on the loops over parameters) and, for a batch of streams, XLA's own loops
-    for the sum over streams (its library's sum over a leading axis is many times slower). Empty
+    On CPUs: wide vectors (10 to 30% on the loops over parameters); for a batch of streams, XLA's own loops
+    for the sum over streams (its library's sum over a leading axis is many times slower); for what holds an
+    `sg.piece`, nothing of a library and nothing split over threads, either of which XLA refuses to compile there. Empty
     elsewhere, and without what this version of XLA does not know.
+
+    Raises `ValueError` for pieces of a batch: there is none.
     """
+    if pieces and batched:
+        raise ValueError("compiler_options: a batch of streams has no pieces: give batched=True or pieces=True.")
+    if pieces:
+        return in_one_thread() | _here({"xla_cpu_experimental_ynn_fusion_type": ""})
     sums = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"} if batched else {}
     return _here({"xla_cpu_prefer_vector_width": "512"} | sums)
 
@@ -24,13 +31,6 @@ def in_one_thread() -> dict[str, str]:
     """`compiler_options()` for loops whose operations are too short to be split: handing a half of them to another
     thread, which has to wake up, takes longer than the work (a mixture of filters, 1 MB: 1.2 to 2.6 times)."""
     return compiler_options() | _here({"xla_disable_hlo_passes": "cpu-parallel-task-assigner"})
-
-
-@functools.cache
-def piece_options() -> dict[str, str]:
-    """`in_one_thread()` for what holds a `piece`: XLA hands no operation within to a library, either, for it refuses to
-    compile those there. Beside pieces that makes large products and sums slower."""
-    return in_one_thread() | _here({"xla_cpu_experimental_ynn_fusion_type": ""})
 
 
 def _here(wanted: dict[str, str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from .options import compiler_options, piece_options
+from .options import compiler_options
 from .order import KEEP_ORDER
 from .piece import as_it_is, is_piece, piece
 
@@ -32,7 +32,7 @@ class Compiled:
 
         options = compiler_options(batched=batched)
         self._step = None if batched else step
-        self._whole = compiled(piece, piece_options())
+        self._whole = compiled(piece, compiler_options(pieces=True))
         self._usual = compiled(as_it_is, options)
         self._ordered = compiled(as_it_is, options | KEEP_ORDER)
         self._how: dict[Any, Callable] = {}

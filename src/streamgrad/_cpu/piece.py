@@ -13,7 +13,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
-from .options import piece_options
+from .options import compiler_options
 
 #: Bytes that a piece may take, or make on its way: as much as the nearest caches hold. More is worth several threads.
 LARGEST = 1 << 20
@@ -39,11 +39,15 @@ stack stop_gradient sub tan tanh tile transpose unstack while xor
 
 
 def piece(function: Callable) -> Callable:
-    """The same function, of which XLA makes one kernel, on CPUs and where it is worth it.
+    """The same pure function of arrays, of which XLA makes one kernel, on CPUs and where it is worth it.
+
+        step = sg.piece(step)
+        run = jax.jit(lambda st, xs: jax.lax.scan(step, st, xs), compiler_options=sg.compiler_options(pieces=True))
 
     XLA's CPU compiler makes a kernel of each group of fused operations, and starts them one after another, some in
-    other threads: a small step spends most of its time so. It fuses nothing into a piece, nor out of it. Compile what
-    holds a piece with `piece_options`: see `ByPieces`.
+    other threads: a small step spends most of its time so. It fuses nothing into a piece, nor out of it: a step rounds
+    alike wherever it stands. Left as it is: what takes more than 1 MB, has a large product of two matrices, a sort, a
+    scatter, a callback, and the like; a batch (`jax.vmap` of it is one).
     """
 
     def call(*arguments: Any) -> Any:
@@ -96,7 +100,9 @@ class ByPieces:
         if self._call is None:
             function, of = self._step(*arguments)
             whole = is_piece(function, *of)
-            self._call = self._compiled(*((piece, piece_options()) if whole else (as_it_is, self._options)))
+            self._call = self._compiled(
+                *((piece, compiler_options(pieces=True)) if whole else (as_it_is, self._options))
+            )
         return self._call(*arguments)
 
 

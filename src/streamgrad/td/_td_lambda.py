@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from .._base.owned import owned
 from .._base.trees import is_traced
 from .._cpu.loop import form_of_one
-from .._cpu.options import compiler_options, piece_options
+from .._cpu.options import compiler_options
 from .._cpu.ordered_loop import Compiled
 from .._cpu.piece import as_it_is, is_piece, piece
 from ..train import (
@@ -200,7 +200,7 @@ class TDLambda(Shell):
             return one(arrays, (x, cumulant, *(more.get(name) for name in ("gamma", "lam", "reset"))))
 
         same = lambda arrays: arrays
-        options = piece_options() if whole else compiler_options(batched=self.streams is not None)
+        options = compiler_options(pieces=True) if whole else compiler_options(batched=self.streams is not None)
         return arrays, Loop(turn, same, same, lambda arrays: TDState(*form.join(arrays)), options)
 
     # The state.

@@ -17,7 +17,7 @@ from .._base.packing import Packing
 from .._base.trees import as_arrays
 from .._base.words import Answer
 from .._cpu.loop import first, form_of_one, loop, padded, padded_length
-from .._cpu.options import compiler_options, piece_options
+from .._cpu.options import compiler_options
 from .._cpu.piece import is_piece, piece
 from ..estimators import Estimator
 from ._checks import check_key
@@ -207,7 +207,7 @@ class Learner(Shell):
         return known
 
     def _options(self, small: bool) -> dict[str, str]:
-        return piece_options() if small else compiler_options(batched=self._program.streams is not None)
+        return compiler_options(pieces=True) if small else compiler_options(batched=self._program.streams is not None)
 
     def _compiled(self, call: Callable) -> dict[bool, Callable]:
         compiled = functools.partial(jax.jit, static_argnums=0, donate_argnums=1)

@@ -13,7 +13,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from .._base.owned import owned
 from .._cpu.loop import form_of_one, loop, put
-from .._cpu.options import compiler_options, piece_options
+from .._cpu.options import compiler_options
 from .._cpu.piece import ByPieces, as_it_is, is_piece, piece
 from ._mixing import Mixed, Mixing
 from ._shell import Shell, refuse_growth
@@ -158,7 +158,7 @@ class Mixture:
         jax.eval_shape(self._one, state, x, target)
         same = lambda state: state
         whole = is_piece(self._one, state, x, target)
-        one, options = (piece(self._one), piece_options()) if whole else (self._one, compiler_options())
+        one, options = (piece(self._one), compiler_options(pieces=True)) if whole else (self._one, compiler_options())
         return state, Loop(lambda state, row: one(state, *row[:2]), same, same, same, options)
 
     def predict(self, state: MixtureState, x: Any) -> Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ... import losses, nn
+from ... import losses, nn, piece
 from ...algorithms import BPTT, SnAp
 from ...cells import GRU
 from ...readout import Readout
@@ -36,10 +36,12 @@ def stream(inputs: int, steps: int) -> tuple[Any, Any]:
     return xs, jnp.sin(jnp.arange(steps) / 8)[:, None]
 
 
-def by_hand(optimiser: optax.GradientTransformation, steps: int, every: int = 1, through: bool = False) -> Program:
+def by_hand(
+    optimiser: optax.GradientTransformation, steps: int, every: int = 1, through: bool = False, whole: bool = False
+) -> Program:
     """The gradient of `every` steps at frozen weights, then one update, and nothing else: no check, no counter.
 
-    `through`: by BPTT over these steps, instead of from traces."""
+    `through`: by BPTT over these steps, instead of from traces; `whole`: all of it as one kernel (`sg.piece`)."""
     if through:
         return _bptt_by_hand(optimiser, steps)
     model = net()
@@ -69,7 +71,8 @@ def by_hand(optimiser: optax.GradientTransformation, steps: int, every: int = 1,
         return (optax.apply_updates(parameters, updates), carry, state), None
 
     parts = jax.tree.map(lambda a: a.reshape(-1, every, *a.shape[1:]), (xs, ys))
-    run = compiled(lambda *both: jax.lax.scan(update, both, parts)[0], donate=(0, 1, 2))
+    window = piece(update) if whole else update
+    run = compiled(lambda *both: jax.lax.scan(window, both, parts)[0], donate=(0, 1, 2), pieces=whole)
     fresh = lambda: jax.tree.map(jnp.copy, parameters)
     return Program(run, lambda: (fresh(), model.init(key=KEY), optimiser.init(parameters)), steps)
 
@@ -131,8 +134,10 @@ def beside_by_hand(rule: str, every: int = 1, through: bool = False):
 
     def make(steps):
         algorithm = BPTT() if through else None
+        one_kernel = {} if through else {"by hand, one kernel": by_hand(optimiser, steps, every, whole=True)}
         return {
             "by hand": by_hand(optimiser, steps, every, through),
+            **one_kernel,
             "Learner.run": by_learner(optimiser, steps, algorithm=algorithm, **options),
         }
 

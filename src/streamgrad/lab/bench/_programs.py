@@ -17,9 +17,9 @@ from ._timing import Program
 RATE = 1e-3
 
 
-def compiled(function, donate=(), batched=False):
+def compiled(function, donate=(), **options):
     """`jax.jit` with the options that all programs share."""
-    return jax.jit(function, donate_argnums=donate, compiler_options=compiler_options(batched=batched))
+    return jax.jit(function, donate_argnums=donate, compiler_options=compiler_options(**options))
 
 
 def _inputs(size: int, steps: int):
