@@ -65,7 +65,6 @@ CELLS, ALGORITHMS = (
 
 #: Rooms of one small file, or without a face of their own, and the file of tests that holds them.
 TESTED_ELSEWHERE = {
-    "_cpu": "td/test_td_step.py",
     "losses": "train/test_kalman_families.py",
     "readout": "nn/test_nn.py",
 }
