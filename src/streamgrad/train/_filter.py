@@ -30,6 +30,8 @@ from ._low_rank import LowRank, informed, low_rank_times
 
 #: Products v_i v_j that one pass over P takes together.
 TOGETHER = 8
+#: Entries on a side of a block up to which its diagonal is chosen in the same pass: no scatter, which no piece holds.
+SMALL_BLOCK = 256
 
 Covariance = tuple[Float[Array, "_ _ _"], ...]
 
@@ -120,7 +122,10 @@ def _reduced(covariance, white, forgetting, cap, learned):
     if most:
         covariance, _ = jax.lax.scan(lambda p, v: (p - _outer(v), None), covariance, jnp.stack(most))
     covariance = (covariance - _outer(last)) * (scale[:, :, None] * scale[:, None, :])
-    return jnp.where(jnp.eye(size, dtype=bool), diagonal[:, :, None], covariance)
+    if size <= SMALL_BLOCK:
+        return jnp.where(jnp.eye(size, dtype=bool), diagonal[:, :, None], covariance)
+    entry = jnp.arange(size)
+    return covariance.at[:, entry, entry].set(diagonal)
 
 
 def _outer(white):
