@@ -26,4 +26,7 @@ def materialise(tree: PyTree[Array]) -> PyTree[Array]:
 
 def written(tree: PyTree[Array]) -> PyTree[Array]:
     """As `materialise`, complex coefficients too."""
-    return apart(tree) if jax.default_backend() == "cpu" else jax.lax.optimization_barrier(tree)
+    leaves, form = jax.tree.flatten(tree)
+    if jax.default_backend() != "cpu" or not leaves:
+        return jax.lax.optimization_barrier(tree)
+    return form.unflatten(list(apart(jnp.stack(leaves))))  # together they are computed by one kernel
