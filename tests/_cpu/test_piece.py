@@ -257,3 +257,8 @@ def test_a_piece_may_take_and_give_arrays_without_entries(function):
     for a, b in zip(jax.tree.leaves(made), jax.tree.leaves(function(jnp.sin(X), none)), strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_a_batch_has_no_pieces():
+    with pytest.raises(ValueError, match="batched=True or pieces=True"):
+        sg.compiler_options(batched=True, pieces=True)

@@ -106,7 +106,7 @@ def test_td_takes_its_shares_by_name():
         ]
     for one, other in zip(singly, held, strict=True):
         for a, b in zip(one, other, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-12)
+            np.testing.assert_array_equal(a, b)
     assert session.state.steps == STEPS
 
 
