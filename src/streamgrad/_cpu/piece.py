@@ -47,7 +47,8 @@ def piece(function: Callable) -> Callable:
     XLA's CPU compiler makes a kernel of each group of fused operations, and starts them one after another, some in
     other threads: a small step spends most of its time so. It fuses nothing into a piece, nor out of it: a step rounds
     alike wherever it stands. Left as it is: what takes more than 1 MB, has a large product of two matrices, a sort, a
-    scatter, a callback, and the like; a batch (`jax.vmap` of it is one).
+    scatter, a callback, and the like. Batches are better off without it: `jax.vmap` of a piece is one kernel, too, in
+    one thread. Other options of the compiler may refuse to compile it.
     """
 
     def call(*arguments: Any) -> Any:
