@@ -287,7 +287,14 @@ CPU = {"columns-gradient": 209, "snap-copy-128": 688}
 #: Runs that shared their core, or were stopped meanwhile, whose processor time nobody read.
 UNKNOWN = ("fashion", "mnist1d", "snap-charlm-shakespeare")
 #: Seconds by the clock that a run had taken alone on a core, before runs wrote down their processor time.
-EARLIER = {"digits": 1129, "atari-prediction": 1787, "listops": 948, "digits-stream": 666}
+EARLIER = {
+    "digits": 1129,
+    "atari-prediction": 1787,
+    "listops": 948,
+    "digits-stream": 666,
+    "forecast": 1149,
+    "forecast-more": 189,
+}
 
 
 def hours(run: str) -> float | None:
