@@ -143,7 +143,8 @@ def test_every_part_is_compiled_within_a_kernel(group):
 
 def test_the_list_of_parts_is_what_the_examples_hold():
     held = {operation.primitive.name for _, f in examples() for operation in _operations(jax.make_jaxpr(f)(X).jaxpr)}
-    assert held | {"online_gradient"} == {*PARTS}  # that one only within a learner
+    elsewhere = {"online_gradient", "stack", "unstack"}  # within a learner; newer than JAX 0.10.0
+    assert held <= {*PARTS} and {*PARTS} - held <= elsewhere
 
 
 @pytest.mark.parametrize(
