@@ -29,7 +29,7 @@ def compiler_options(*, batched: bool = False, pieces: bool = False) -> dict[str
 @functools.cache
 def in_one_thread() -> dict[str, str]:
     """`compiler_options()` for loops whose operations are too short to be split: handing a half of them to another
-    thread, which has to wake up, takes longer than the work (a mixture of filters, 1 MB: 1.2 to 2.6 times)."""
+    thread, which has to wake up, takes longer than the work."""
     return compiler_options() | _here({"xla_disable_hlo_passes": "cpu-parallel-task-assigner"})
 
 

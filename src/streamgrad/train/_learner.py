@@ -103,7 +103,7 @@ class Learner(Shell):
         self._step, self._run = self._compiled(self._answered_step), self._compiled(self._packed_run)
         self._known: dict[Packing, bool] = {}
         # Under a transformation of the user's the compiler's options are the user's, and so are the buffers.
-        self._step_within = jax.jit(functools.partial(self._packed_step, False, count=1), static_argnums=(0,))
+        self._step_within = jax.jit(functools.partial(self._packed_step, False, count=1), static_argnums=0)
         self._run_within = jax.jit(functools.partial(self._packed_run, False), static_argnums=0)
         self._begun = jax.jit(self._program.init)
         self._ask = jax.jit(lambda program, st, x: program.predict(st.memory, _arrays(x)), static_argnums=0)
