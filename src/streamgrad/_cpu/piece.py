@@ -85,6 +85,11 @@ def _made(function: Callable, arguments: tuple) -> tuple[ClosedJaxpr, list[Any],
     return jax.make_jaxpr(flat)(*leaves), leaves, forms[0]
 
 
+def chosen(function: Callable, *arguments: Any, options: dict[str, str]) -> tuple[Callable, dict[str, str]]:
+    """How to mark the function, by `piece` or `as_it_is`, and the compiler's options then; `options`: of the latter."""
+    return (piece, compiler_options(pieces=True)) if is_piece(function, *arguments) else (as_it_is, options)
+
+
 class ByPieces:
     """`call(whole, *arguments)`, compiled: with `whole=piece` where what it marks is a piece, else with `as_it_is`.
 
@@ -100,10 +105,7 @@ class ByPieces:
     def __call__(self, *arguments: Any) -> Any:
         if self._call is None:
             function, of = self._step(*arguments)
-            whole = is_piece(function, *of)
-            self._call = self._compiled(
-                *((piece, compiler_options(pieces=True)) if whole else (as_it_is, self._options))
-            )
+            self._call = self._compiled(*chosen(function, *of, options=self._options))
         return self._call(*arguments)
 
 

@@ -17,7 +17,7 @@ from .._base.trees import is_traced
 from .._cpu.loop import form_of_one
 from .._cpu.options import compiler_options
 from .._cpu.ordered_loop import Compiled
-from .._cpu.piece import as_it_is, is_piece, piece
+from .._cpu.piece import as_it_is, chosen
 from ..train import (
     Filter,
     Memory,
@@ -192,15 +192,15 @@ class TDLambda(Shell):
 
         first = (x, cumulant, gamma, lam, reset)
         one, taken = self._turn(form, form.join, arrays, _as_jax(_arrays(*first)))
-        whole = self.streams is None and is_piece(one, *taken)
-        one = piece(one) if whole else one
+        whole, options = as_it_is, compiler_options(batched=True)
+        if self.streams is None:
+            whole, options = chosen(one, *taken, options=compiler_options())
 
         def turn(arrays, row):
             x, cumulant, more = row
-            return one(arrays, (x, cumulant, *(more.get(name) for name in ("gamma", "lam", "reset"))))
+            return whole(one)(arrays, (x, cumulant, *(more.get(name) for name in ("gamma", "lam", "reset"))))
 
         same = lambda arrays: arrays
-        options = compiler_options(pieces=True) if whole else compiler_options(batched=self.streams is not None)
         return arrays, Loop(turn, same, same, lambda arrays: TDState(*form.join(arrays)), options)
 
     # The state.

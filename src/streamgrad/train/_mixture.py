@@ -14,7 +14,7 @@ from jaxtyping import Array, PRNGKeyArray
 from .._base.owned import owned
 from .._cpu.loop import form_of_one, loop, put
 from .._cpu.options import compiler_options
-from .._cpu.piece import ByPieces, as_it_is, is_piece, piece
+from .._cpu.piece import ByPieces, as_it_is, chosen
 from ._mixing import Mixed, Mixing
 from ._shell import Shell, refuse_growth
 
@@ -157,9 +157,8 @@ class Mixture:
             state = self.init(key=state.key, like=(x, target))
         jax.eval_shape(self._one, state, x, target)
         same = lambda state: state
-        whole = is_piece(self._one, state, x, target)
-        one, options = (piece(self._one), compiler_options(pieces=True)) if whole else (self._one, compiler_options())
-        return state, Loop(lambda state, row: one(state, *row[:2]), same, same, same, options)
+        whole, options = chosen(self._one, state, x, target, options=compiler_options())
+        return state, Loop(lambda state, row: whole(self._one)(state, *row[:2]), same, same, same, options)
 
     def predict(self, state: MixtureState, x: Any) -> Array:
         """The prediction for x after all that was seen. Changes nothing."""
